@@ -1,0 +1,1 @@
+"""Throughput of every stage, beside what users would otherwise run on the same work."""

@@ -1,0 +1,1 @@
+"""Probes, metrics, figures and the report: takes batches and encoders, knows no loader."""

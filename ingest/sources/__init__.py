@@ -1,0 +1,1 @@
+"""One file a dataset: list what there is, read one sample."""

@@ -1,0 +1,1 @@
+"""A made-up Sentinel-2 archive that is a real task."""

@@ -1,0 +1,1 @@
+"""Encoders, heads, objectives and export; knows nothing of files or loaders."""

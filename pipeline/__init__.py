@@ -1,0 +1,1 @@
+"""Shards to batches of augmented multispectral views; order and draws are data."""

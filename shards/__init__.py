@@ -1,0 +1,1 @@
+"""The contract between ingest and everything else: manifest, bands, byte layout, catalogue, verify."""

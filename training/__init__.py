@@ -1,0 +1,1 @@
+"""What both scripts lean on: recipe, schedule, optimiser, checkpoints, monitors."""
