@@ -1,0 +1,72 @@
+"""Band order held against physics: B8A (865 nm, 21 nm wide) lies inside B08 (833 nm, 106 nm wide) and must track it."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ingest.plan import Shard
+from ingest.shard import layout_of
+from ingest.source import Rejected, Source
+from shards.errors import BandstreamError
+
+LOOKED_AT = 64
+"""Samples that are read for it."""
+TRACKS, LAGS = 0.9, 0.1
+"""A set is refused where another band correlates with B08 by at least TRACKS and B8A by at least LAGS less."""
+UNCLEAR = 0.5
+"""Below this correlation of B08 and B8A, with no better candidate, a warning."""
+
+
+def correlations(planes: dict[str, np.ndarray]) -> dict[str, float]:
+    """Correlation of each band with B08 over all pixels, float (n, h, w) a band; constant bands are left out."""
+    reference = planes["B08"].ravel() - planes["B08"].mean()
+    result = {}
+    for band, values in planes.items():
+        centred = values.ravel() - values.mean()
+        scale = float(np.sqrt((centred @ centred) * (reference @ reference)))
+        if scale > 0 and band != "B08":
+            result[band] = float(centred @ reference) / scale
+    return result
+
+
+def judge(found: dict[str, float], what: str) -> list[str]:
+    """Warnings about a set by its correlations. Raises BandstreamError where its band order cannot be right."""
+    if "B8A" not in found:
+        return []
+    best = max(found, key=lambda band: found[band])
+    if found[best] >= TRACKS and found["B8A"] <= found[best] - LAGS:
+        raise BandstreamError(
+            f"{what}: the band order cannot be right: B08 correlates with {best} by {found[best]:.2f} but with B8A, "
+            f"which lies inside it, by {found['B8A']:.2f}: check the names of the archive's files"
+        )
+    if found["B8A"] < UNCLEAR:
+        return [f"{what}: B8A correlates with B08 by only {found['B8A']:.2f}: are these Sentinel-2 bands?"]
+    return []
+
+
+def check(source: Source, shards: Sequence[Shard]) -> list[str]:
+    """Read a few samples, the first of the plan, and judge their bands; warnings."""
+    schema = source.schema
+    if not {"B08", "B8A"} <= set(schema.bands):
+        return []
+    layout = layout_of(schema)
+    slot = layout.template.copy()
+    views = {member.name: layout.view(slot, member.name) for member in layout.members}
+    grid = next(size for bands, size in schema.arrays.values() if "B8A" in bands)
+    planes: dict[str, list[np.ndarray]] = {}
+    entries = (entry for shard in shards for entry in shard.entries)
+    for entry, _ in zip(entries, range(LOOKED_AT), strict=False):
+        try:
+            source.read(entry, views)
+        except Rejected:
+            continue
+        for member, (bands, size) in schema.arrays.items():
+            if size[0] % grid[0] or size[1] % grid[1]:
+                continue
+            pixels = views[member].astype(np.float64)
+            fine = pixels.reshape(len(bands), grid[0], size[0] // grid[0], grid[1], size[1] // grid[1]).mean((2, 4))
+            for band, plane in zip(bands, fine, strict=True):
+                planes.setdefault(band, []).append(plane)
+    if "B08" not in planes or "B8A" not in planes:
+        return []
+    return judge(correlations({band: np.stack(stack) for band, stack in planes.items()}), source.name)

@@ -1,0 +1,203 @@
+"""One shard = one task = one pure function of archive, plan and options: read, pack, hash, write, rename."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ingest import statistics
+from ingest.plan import Shard
+from ingest.source import Facts, Rejected, Schema, Source
+from shards import atomic
+from shards.layout import TRAILER, SampleLayout, pad_json
+
+SLOTS = 16
+"""Samples packed, counted, hashed and written at a time: few enough to stay in the processor's cache."""
+RECORDS = ".partial"
+"""Folder inside the set that holds the records of finished shards until the manifest is written."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known of a finished shard. `rows`: catalogue columns; `histogram`: of train shards, else empty."""
+
+    plan: str
+    name: str
+    split: str
+    samples: int
+    bytes: int
+    sha256: str
+    idx_sha256: str
+    rows: dict[str, list[Any]]
+    rejected: list[list[str]]
+    histogram: str
+
+    @property
+    def file(self) -> str:
+        return f"{self.name}.tar"
+
+
+@dataclass
+class Task:
+    """What every shard of an ingest shares; travels to the workers once."""
+
+    source: Source
+    target: Path
+    plan: str
+    strict: bool
+
+    def layout(self) -> SampleLayout:
+        return layout_of(self.source.schema)
+
+
+def layout_of(schema: Schema) -> SampleLayout:
+    """The byte layout of a schema's samples."""
+    some = next(iter(schema.masks), None) and max(size for _, size in schema.arrays.values())
+    return SampleLayout(
+        {name: ((len(bands), *size), "uint16") for name, (bands, size) in schema.arrays.items()},
+        {label.member: ((len(label.classes),), "uint8") for label in schema.labels.values()},
+        {mask.member: (some or (0, 0), "uint8") for mask in schema.masks.values()},
+        schema.json_bytes,
+    )
+
+
+def read_record(folder: Path, name: str, plan: str) -> Record | None:
+    """The record of a shard that is finished and lies there as recorded; None where it has to be made."""
+    try:
+        record = Record(**json.loads((folder / RECORDS / f"{name}.json").read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return None
+    if record.plan != plan or record.name != name:
+        return None
+    if record.samples and not intact(folder, record.file, record.bytes, record.sha256, record.idx_sha256):
+        return None
+    return record
+
+
+def intact(folder: Path, file: str, size: int, sha256: str, idx_sha256: str) -> bool:
+    """Whether a tar and its index lie in `folder` with these checksums."""
+    tar = folder / file
+    try:
+        if tar.stat().st_size != size:
+            return False
+        with tar.open("rb") as opened, tar.with_suffix(".idx").open("rb") as index:
+            return (
+                hashlib.file_digest(opened, "sha256").hexdigest() == sha256
+                and hashlib.file_digest(index, "sha256").hexdigest() == idx_sha256
+            )
+    except OSError:
+        return False
+
+
+def make(task: Task, shard: Shard, progress: Callable[[int], None] = lambda done: None) -> Record:
+    """Write `NAME.tar` and `NAME.idx` atomically and return what is known of them.
+
+    `progress` is told how many inputs have been dealt with. With `strict`, raises the first Rejected.
+    """
+    schema, layout = task.source.schema, task.layout()
+    writer = _Writer(task, shard, layout)
+    path = task.target / f"{shard.name}.tar"
+    with atomic.replacing(path) as file:
+        for start in range(0, len(shard.entries), SLOTS):
+            entries = shard.entries[start : start + SLOTS]
+            filled = writer.fill(entries)
+            file.write(filled)
+            writer.digest.update(filled)
+            progress(len(entries))
+        file.write(TRAILER)
+        writer.digest.update(TRAILER)
+    index = layout.index(writer.keys)
+    if writer.keys:
+        atomic.write_text(path.with_suffix(".idx"), index)
+    else:
+        os.unlink(path)
+    return Record(
+        plan=task.plan,
+        name=shard.name,
+        split=shard.split,
+        samples=len(writer.keys),
+        bytes=len(writer.keys) * layout.sample_bytes + len(TRAILER),
+        sha256=writer.digest.hexdigest(),
+        idx_sha256=hashlib.sha256(index.encode()).hexdigest(),
+        rows=writer.rows(schema),
+        rejected=[list(rejection.args) for rejection in writer.rejected],
+        histogram=statistics.pack(writer.counts) if shard.split == "train" else "",
+    )
+
+
+def make_recorded(task: Task, shard: Shard, progress: Callable[[int], None] = lambda done: None) -> Record:
+    """Reuse a shard that an earlier run finished, or make it and leave its record."""
+    record = read_record(task.target, shard.name, task.plan)
+    if record is not None and not (task.strict and record.rejected):
+        progress(len(shard.entries))
+        return record
+    record = make(task, shard, progress)
+    atomic.write_json(task.target / RECORDS / f"{shard.name}.json", asdict(record))
+    return record
+
+
+class _Writer:
+    """A few sample slots, filled again and again; what the shard's samples told."""
+
+    def __init__(self, task: Task, shard: Shard, layout: SampleLayout) -> None:
+        self.task, self.shard, self.layout = task, shard, layout
+        self.schema = task.source.schema
+        self.slots = np.empty((SLOTS, layout.sample_bytes), np.uint8)
+        self.slots[:] = layout.template
+        self.views = [{member.name: layout.view(slot, member.name) for member in layout.members} for slot in self.slots]
+        self.digest = hashlib.sha256()
+        self.keys: list[str] = []
+        self.facts: list[Facts] = []
+        self.rejected: list[Rejected] = []
+        self.counts = np.zeros((len(self.schema.bands), statistics.VALUES), np.int64)
+
+    def fill(self, entries: tuple[Any, ...]) -> memoryview:
+        """Read these entries into the slots and count them: the bytes of those that were taken."""
+        taken = 0
+        for entry in entries:
+            views = self.views[taken]
+            try:
+                facts = self.task.source.read(entry, views)
+            except Rejected as rejection:
+                if self.task.strict:
+                    raise
+                self.rejected.append(rejection)
+                continue
+            for name, label in self.schema.labels.items():
+                views[label.member][:] = 0
+                views[label.member][list(facts.labels[name])] = 1
+            text = json.dumps(facts.json, ensure_ascii=True, allow_nan=False)
+            views["json"][:] = np.frombuffer(pad_json(text, self.schema.json_bytes, entry.key), np.uint8)
+            self.layout.write_names(self.slots[taken], entry.key)
+            self.keys.append(entry.key)
+            self.facts.append(facts)
+            taken += 1
+        if self.shard.split == "train" and taken:
+            for member, (bands, _) in self.schema.arrays.items():
+                pixels = self.layout.view(self.slots[:taken], member)
+                for index, band in enumerate(bands):
+                    self.counts[self.schema.bands.index(band)] += statistics.histogram(pixels[:, index])
+        return self.slots[:taken].reshape(-1).data
+
+    def rows(self, schema: Schema) -> dict[str, list[Any]]:
+        """Catalogue columns of the shard's samples."""
+        count = len(self.keys)
+        rows: dict[str, list[Any]] = {
+            "key": self.keys,
+            "split": [self.shard.split] * count,
+            "shard": [f"{self.shard.name}.tar"] * count,
+            "position": list(range(count)),
+            "lon": [facts.lon for facts in self.facts],
+            "lat": [facts.lat for facts in self.facts],
+            "date": [facts.date for facts in self.facts],
+        }
+        for name in schema.labels:
+            rows[name] = [list(facts.labels[name]) for facts in self.facts]
+        for column in schema.columns:
+            rows[column] = [facts.columns[column] for facts in self.facts]
+        return rows
