@@ -20,8 +20,8 @@ SLACK = 1 << 20
 MAX_BLOCK = 1 << 24
 """Pixels of the largest block that rasterio is let to allocate."""
 
-SHORT, LONG, DOUBLE = 3, 4, 12
-SIZES = {1: 1, 2: 1, SHORT: 2, LONG: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, DOUBLE: 8}
+ASCII, SHORT, LONG, DOUBLE = 2, 3, 4, 12
+SIZES = {1: 1, ASCII: 1, SHORT: 2, LONG: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, DOUBLE: 8}
 WIDTH, HEIGHT, BITS, COMPRESSION, FILL_ORDER, OFFSETS = 256, 257, 258, 259, 266, 273
 SAMPLES, ROWS, COUNTS, PREDICTOR, FORMAT = 277, 278, 279, 317, 339
 PIXEL_SCALE, TIE_POINT, GEO_KEYS, NODATA = 33550, 33922, 34735, 42113
@@ -33,6 +33,8 @@ TAGS = {WIDTH, HEIGHT, BITS, COMPRESSION, FILL_ORDER, OFFSETS, SAMPLES, ROWS, CO
     GEO_KEYS,
     NODATA,
 }
+KINDS = {OFFSETS: (SHORT, LONG), COUNTS: (SHORT, LONG), PIXEL_SCALE: (DOUBLE,), TIE_POINT: (DOUBLE,)}
+KINDS |= {GEO_KEYS: (SHORT,), NODATA: (ASCII,)}
 NONE, DEFLATE, OLD_DEFLATE = 1, 8, 32946
 
 
@@ -73,21 +75,13 @@ class _Strips:
     scale: tuple[float, float]
     tie: int
     """Where the six numbers of the tie point lie, 0 where there is none."""
-    extent: tuple[int, int]
-    """(end of the tags' values, end of the last strip)."""
-
-    @property
-    def start(self) -> int:
-        return min(offset for offset, _ in self.strips)
-
-    @property
-    def contiguous(self) -> bool:
-        position = self.start
-        for offset, count in self.strips:
-            if offset != position:
-                return False
-            position += count
-        return True
+    values_end: int
+    """Where the values of the tags end, as far as they lie outside the pixels."""
+    start: int
+    end: int
+    """Where the first strip begins and the last one ends."""
+    dtype: str
+    """NumPy's name of the pixels where they are one run of bytes as they are wanted, else empty."""
 
 
 def _values(data: bytes, order: str, entry: int) -> tuple[tuple[Any, ...], int, int]:
@@ -97,7 +91,7 @@ def _values(data: bytes, order: str, entry: int) -> tuple[tuple[Any, ...], int, 
     at = entry + 8 if size <= 4 else struct.unpack_from(order + "I", data, entry + 8)[0]
     if not size or at + size > len(data):
         raise ValueError("a tag's values lie outside the file")
-    if kind == 2:
+    if kind == ASCII:
         return (data[at : at + size],), at, at + size
     letter = {1: "B", SHORT: "H", LONG: "I", DOUBLE: "d"}.get(kind)
     if letter is None:
@@ -123,14 +117,12 @@ def parse(data: bytes) -> _Strips | None:
     tie, values_end = 0, end + 4
     for entry in range(directory + 2, end, 12):
         tag, kind = struct.unpack_from(order + "HH", data, entry)
-        if tag in tags or (tag not in TAGS and tag not in HARMLESS):
+        if tag in tags or (tag not in TAGS and tag not in HARMLESS) or kind not in KINDS.get(tag, (kind,)):
             return None
         tags[tag], at, stop = _values(data, order, entry)
         values_end = max(values_end, stop)
-        if tag == TIE_POINT and kind == DOUBLE and len(tags[tag]) == 6:
+        if tag == TIE_POINT and len(tags[tag]) == 6:
             tie = at
-        elif tag in (OFFSETS, COUNTS) and kind not in (SHORT, LONG):
-            return None
     return _strips(data, order, tags, tie, values_end)
 
 
@@ -152,6 +144,8 @@ def _strips(data: bytes, order: str, tags: dict[int, tuple[Any, ...]], tie: int,
         return None
     offsets, counts = tags.get(OFFSETS, ()), tags.get(COUNTS, ())
     bits, kind = number(BITS, 1), number(FORMAT, 1)
+    if bits not in (8, 16, 32, 64):
+        return None
     pieces = -(-height // rows)
     if len(offsets) != pieces or len(counts) != pieces or not all(offsets) or not all(counts):
         return None
@@ -163,6 +157,9 @@ def _strips(data: bytes, order: str, tags: dict[int, tuple[Any, ...]], tie: int,
     if placed is None:
         return None
     header, scale = placed
+    strips = tuple(zip(offsets, counts, strict=True))
+    ends = [offset + count for offset, count in strips]
+    in_one_run = compression == NONE and list(offsets[1:]) == ends[:-1]
     return _Strips(
         header,
         order,
@@ -171,10 +168,13 @@ def _strips(data: bytes, order: str, tags: dict[int, tuple[Any, ...]], tie: int,
         compression,
         predictor,
         rows,
-        tuple(zip(offsets, counts, strict=True)),
+        strips,
         scale,
         tie,
-        (values_end, max(offset + count for offset, count in zip(offsets, counts, strict=True))),
+        values_end,
+        min(offsets),
+        max(ends),
+        f"{order}u2" if in_one_run else "",
     )
 
 
@@ -184,10 +184,10 @@ def _place(
     """EPSG code, transform and nodata of plain GeoTIFF keys (OGC 19-008r4); None where they are not plain."""
     nodata = None
     if NODATA in tags:
-        try:
-            nodata = float(bytes(tags[NODATA][0]).split(b"\0")[0])
-        except (ValueError, IndexError, TypeError):
+        text = tags[NODATA][0].split(b"\0")[0]
+        if not text.isdigit() or int(text[:6]) > 65535:
             return None
+        nodata = float(text)
     if not tags.keys() & {PIXEL_SCALE, TIE_POINT, GEO_KEYS}:
         return Header(0, None, nodata), (0.0, 0.0)
     keys, scale = tags.get(GEO_KEYS, ()), tags.get(PIXEL_SCALE, ())
@@ -213,7 +213,7 @@ class Reader:
     """Reads files of few kinds in large numbers: remembers the headers that it has parsed, apart from the tie point."""
 
     def __init__(self) -> None:
-        self._layouts: dict[tuple[int, int], tuple[int, int]] = {}
+        self._layouts: dict[tuple[bytes, tuple[int, ...]], tuple[int, int]] = {}
         self._known: dict[tuple[bytes, bytes], _Strips] = {}
 
     def read(self, path: str, out: np.ndarray) -> Header:
@@ -230,11 +230,11 @@ class Reader:
             raise RasterError("unreadable", error.strerror or str(error)) from None
         if data is None:
             return read_rasterio(path, out)
-        tie, start = self._layouts.get(out.shape, (0, 0))
+        tie, start = self._layouts.get((data[:10], out.shape), (0, 0))
         parsed = self._known.get((data[:tie], data[tie + 48 : start]))
         if parsed is not None:
-            if parsed.extent[1] > len(data):
-                raise RasterError("truncated", f"{len(data)} bytes, its strips end at {parsed.extent[1]}")
+            if parsed.end > len(data):
+                raise RasterError("truncated", f"{len(data)} bytes, its strips end at {parsed.end}")
             header = replace_transform(parsed, data)
         else:
             parsed = self._parse(data)
@@ -256,14 +256,14 @@ class Reader:
             parsed = parse(data)
         except ValueError as error:
             raise RasterError("truncated", f"{len(data)} bytes, and {error}") from None
-        if parsed is not None and parsed.extent[1] > len(data):
-            raise RasterError("truncated", f"{len(data)} bytes, its strips end at {parsed.extent[1]}")
+        if parsed is not None and parsed.end > len(data):
+            raise RasterError("truncated", f"{len(data)} bytes, its strips end at {parsed.end}")
         return parsed
 
     def _remember(self, parsed: _Strips, data: bytes) -> None:
-        if parsed.tie and parsed.start >= parsed.extent[0] and len(self._known) < 4096:
+        if parsed.tie and parsed.start >= parsed.values_end and len(self._known) < 4096:
             tie, start = parsed.tie, parsed.start
-            self._layouts[parsed.shape] = tie, start
+            self._layouts[data[:10], parsed.shape] = tie, start
             self._known[data[:tie], data[tie + 48 : start]] = parsed
 
 
@@ -293,8 +293,8 @@ def _contents(path: str, pixels: int) -> bytes | None:
 def _take(parsed: _Strips, data: bytes, out: np.ndarray) -> None:
     """Copy the strips into `out`, uint16 (H, W), decompressed where they must be."""
     width = parsed.shape[1]
-    if parsed.compression == NONE and parsed.contiguous:
-        out[...] = np.frombuffer(data, parsed.order + "u2", out.size, parsed.start).reshape(out.shape)
+    if parsed.dtype:
+        out[...] = np.frombuffer(data, parsed.dtype, out.size, parsed.start).reshape(out.shape)
         return
     for index, (offset, count) in enumerate(parsed.strips):
         top = index * parsed.rows

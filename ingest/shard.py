@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +137,7 @@ def make_recorded(task: Task, shard: Shard, progress: Callable[[int], None] = la
         progress(len(shard.entries))
         return record
     record = make(task, shard, progress)
-    atomic.write_json(task.target / RECORDS / f"{shard.name}.json", asdict(record))
+    atomic.write_json(task.target / RECORDS / f"{shard.name}.json", vars(record))
     return record
 
 

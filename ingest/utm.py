@@ -9,6 +9,8 @@ import math
 
 A, F = 6378137.0, 1 / 298.257223563
 K0, EASTING, NORTHING = 0.9996, 500_000.0, 10_000_000.0
+LIMIT = 2.1e7
+"""Half the Earth's circumference in metres, and a little more."""
 N = F / (2 - F)
 RADIUS = A / (1 + N) * (1 + N**2 / 4 + N**4 / 64)
 E2 = math.sqrt(F * (2 - F))
@@ -29,14 +31,13 @@ def zone_of(epsg: int) -> tuple[int, bool] | None:
 def lon_lat(epsg: int, x: float, y: float) -> tuple[float, float]:
     """Easting and northing in metres → WGS 84 degrees, rounded to 1e-7 (a centimetre).
 
-    Systems other than WGS 84 / UTM go to rasterio (PROJ).
+    Systems other than WGS 84 / UTM go to rasterio (PROJ). Raises ValueError where there is no such place.
     """
+    if not max(abs(x), abs(y)) < LIMIT:
+        raise ValueError(f"({x:g}, {y:g}) is not on the Earth")
     zone = zone_of(epsg)
     if zone is None:
-        from rasterio.warp import transform
-
-        lons, lats = transform(f"EPSG:{epsg}", "EPSG:4326", [x], [y])
-        return round(lons[0], 7), round(lats[0], 7)
+        return _with_proj(epsg, x, y)
     number, south = zone
     xi = (y - (NORTHING if south else 0.0)) / (K0 * RADIUS)
     eta = (x - EASTING) / (K0 * RADIUS)
@@ -53,3 +54,16 @@ def lon_lat(epsg: int, x: float, y: float) -> tuple[float, float]:
         tau += (conformal - guess) / math.hypot(1, conformal) * math.hypot(1, guess) * slope
     longitude = math.degrees(math.atan2(math.sinh(eta_), math.cos(xi_))) + 6 * number - 183
     return round(longitude, 7), round(math.degrees(math.atan(tau)), 7)
+
+
+def _with_proj(epsg: int, x: float, y: float) -> tuple[float, float]:
+    from rasterio.errors import CRSError
+    from rasterio.warp import transform
+
+    try:
+        lons, lats = transform(f"EPSG:{epsg}", "EPSG:4326", [x], [y])
+    except CRSError as error:
+        raise ValueError(str(error)) from None
+    if not (math.isfinite(lons[0]) and math.isfinite(lats[0])):
+        raise ValueError(f"({x:g}, {y:g}) lies outside EPSG:{epsg}")
+    return round(lons[0], 7), round(lats[0], 7)

@@ -59,6 +59,7 @@ class BigEarthNet:
         self._has_labels = False
         self._has_masks = False
         self._masks_note = "none"
+        self._prefix = f"{root}/"
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key != "_reader"}
@@ -218,11 +219,10 @@ class BigEarthNet:
         if found := TILE.search(named):
             tile = found[1]
         headers: list[Header] = []
+        stem = f"{entry.path}/{entry.key}"
         for member, (bands, _) in ARRAYS.items():
             for band, plane in zip(bands, views[member], strict=True):
-                headers.append(
-                    self._raster(entry, f"{entry.path}/{entry.key}_{band}.tif", plane, "missing-band", headers)
-                )
+                headers.append(self._raster(entry, f"{stem}_{band}.tif", plane, "missing-band", headers))
         if self._has_masks:
             codes = np.empty(views["mask.npy"].shape, np.uint16)
             headers.append(self._raster(entry, entry.extra["map"], codes, "no-map", headers))
@@ -237,7 +237,7 @@ class BigEarthNet:
     def _raster(self, entry: Entry, path: str, plane: np.ndarray, missing: str, others: list[Header]) -> Header:
         """Read one file into `plane`; it must lie where those before it lie."""
         try:
-            header = self._reader.read(os.path.join(self.root, path), plane)
+            header = self._reader.read(self._prefix + path if path[0] != "/" else path, plane)
         except FileNotFoundError:
             raise Rejected(entry.path, missing, f"{os.path.basename(path)} is not there") from None
         except RasterError as error:
@@ -331,8 +331,11 @@ def _facts(
 ) -> Facts:
     left, bottom, right, top = _bounds(header, (120, 120))
     lon = lat = 0.0
-    if header.transform and header.epsg:
-        lon, lat = lon_lat(header.epsg, (left + right) / 2, (bottom + top) / 2)
+    if header.transform:
+        try:
+            lon, lat = lon_lat(header.epsg, (left + right) / 2, (bottom + top) / 2) if header.epsg else (0.0, 0.0)
+        except (ValueError, OverflowError) as error:
+            raise Rejected(entry.path, "misplaced", str(error)) from None
     country = entry.extra.get("country", "")
     content = {
         "id": entry.key,
