@@ -1,0 +1,236 @@
+"""The loader: batches of augmented views as torch tensors, resumable by (epoch, cursor)."""
+
+import hashlib
+import os
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from nvidia import dali
+
+from pipeline.draws import draw
+from pipeline.graph import ViewGraph
+from pipeline.order import Order
+from pipeline.reader import Reader
+from pipeline.views import ViewRecipe
+from shards.errors import BandstreamError
+from shards.shardset import ShardSet
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch of N samples.
+
+    views    one float tensor (N, C, H, W) a view, standardised
+    indices  int64 (N,): sample numbers in the split
+    labels   float32 (N, K) multi-hot or int64 (N,), or None
+    mask     uint8 (N, H, W), aligned with the view, or None
+    """
+
+    views: list[torch.Tensor]
+    indices: torch.Tensor
+    labels: torch.Tensor | None
+    mask: torch.Tensor | None
+
+
+class Loader:
+    """Streams one split of a shard set.
+
+    Training takes full global batches of a seeded order that is new in every epoch; the tail (`left_out`) is not
+    served. Evaluation (`training=False`) serves each sample once, in the set's order. An iteration serves the rest of
+    the current epoch and then moves on to the next one.
+
+    Parameters: `batch_size` over all ranks; `views`, one recipe a view; `labels`, `masks`, names in the manifest to
+    serve along (a mask needs exactly one view); `bands`, names in the order wanted (default: the manifest's);
+    `statistics`, band → (mean, std) in stored numbers to standardise with (default: the manifest's); `subset`, sample
+    numbers of the split to stay within; `dtype`, `float32` or `float16`; `threads` of the graph and of the reader.
+
+    Views are the same bits whatever the batch size, the ranks and the threads: they depend on (seed, epoch, sample,
+    view) alone. Tensors share memory with the graph's outputs and stay valid as long as they are held.
+    """
+
+    def __init__(
+        self,
+        shard_set: ShardSet | Path | str,
+        split: str,
+        batch_size: int,
+        views: Sequence[ViewRecipe],
+        *,
+        seed: int = 0,
+        training: bool = True,
+        rank: int = 0,
+        world_size: int = 1,
+        device: str = "cpu",
+        threads: int | None = None,
+        labels: str | None = None,
+        masks: str | None = None,
+        bands: Sequence[str] | None = None,
+        statistics: Mapping[str, tuple[float, float]] | None = None,
+        subset: np.ndarray | None = None,
+        dtype: str = "float32",
+    ) -> None:
+        self.shard_set = shard_set if isinstance(shard_set, ShardSet) else ShardSet.open(shard_set)
+        manifest = self.shard_set.manifest
+        self.split = split
+        self.bands = list(bands or manifest.band_names)
+        self.views = tuple(views)
+        self.seed = seed
+        self.training = training
+        self.waiting = 0.0
+        self.epoch = self.cursor = 0
+        total = self.shard_set.size(split)
+        self._samples = np.arange(total) if subset is None else np.asarray(subset, np.int64)
+        if subset is not None and (
+            len(np.unique(self._samples)) != len(self._samples)
+            or not (len(self._samples) and self._samples.min() >= 0 and self._samples.max() < total)
+        ):
+            raise BandstreamError(f"a subset of {split} names samples 0 to {total - 1}, each once and at least one")
+        self.order = Order(len(self._samples), batch_size, seed, training, rank, world_size)
+        self._label = _known(manifest.labels, labels, "labels", self.shard_set.root)
+        self._mask = _known(manifest.masks, masks, "masks", self.shard_set.root)
+        if self._mask and len(self.views) != 1:
+            raise BandstreamError(f"a mask goes with one view, not with {len(self.views)}")
+        self._statistics = _statistics(manifest.statistics if statistics is None else statistics, self.bands)
+
+        layout = self.shard_set.layout
+        members = [*manifest.arrays, *(spec.member for spec in (self._label, self._mask) if spec)]
+        threads = threads or max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+        self._reader = Reader(
+            self.shard_set, split, max(layout[name].end for name in members), threads, pinned=device == "cuda"
+        )
+        self._plan: Iterator[tuple[np.ndarray, np.ndarray]] = iter(())
+        self._under_way: deque[tuple[np.ndarray, torch.Tensor | None]] = deque()
+        self._graph = ViewGraph(
+            manifest,
+            layout,
+            self.views,
+            self.bands,
+            self._statistics,
+            batch_size=self.order.local_batch,
+            source=self._feed,
+            mask=self._mask.member if self._mask else None,
+            device=device,
+            threads=threads,
+            dtype=dtype,
+        )
+        height, width = self._graph.grid
+        self._aspect = width / height
+
+    def __len__(self) -> int:
+        """Batches that this rank serves in a whole epoch."""
+        return len(self.order.numbers())
+
+    @property
+    def left_out(self) -> int:
+        """Samples at an epoch's end that training does not serve, over all ranks."""
+        return self.order.left_out
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go to the beginning of an epoch; a no-op where the loader is in it already, so that a resumed one goes on."""
+        if epoch != self.epoch:
+            self.epoch, self.cursor = epoch, 0
+
+    def __iter__(self) -> Iterator[Batch]:
+        if not self.training:
+            self.cursor = 0
+        self._drain()
+        numbers = self.order.numbers(self.cursor // self.order.batch_size)
+        plan = (self._samples[self.order.batch(self.epoch, number)] for number in numbers)
+        self._plan = self._reader.batches(plan)
+        for number in numbers:
+            began = time.perf_counter()
+            outputs = self._graph.pipe.run()
+            indices, labels = self._under_way.popleft()
+            tensors = [torch.from_dlpack(output.as_tensor()) for output in outputs]
+            self.waiting += time.perf_counter() - began
+            self.cursor = min((number + 1) * self.order.batch_size, self.order.samples)
+            mask = tensors.pop() if self._mask else None
+            yield Batch(tensors, torch.from_numpy(indices), labels, mask)
+        self._drain()
+        self.epoch, self.cursor = self.epoch + 1, 0
+
+    def _feed(self) -> tuple[np.ndarray, ...]:
+        """One batch for the graph, which copies what it is given before it asks again."""
+        indices, samples = next(self._plan)
+        labels = None
+        if self._label:
+            raw = self.shard_set.layout.view(samples, self._label.member)
+            if self._label.kind == "multilabel":
+                labels = torch.from_numpy(raw.astype(np.float32))
+            else:
+                digits = 10 ** np.arange(raw.shape[1])[::-1]
+                labels = torch.from_numpy((raw.astype(np.int64) - ord("0")) @ digits)
+        self._under_way.append((indices, labels))
+        drawn = [
+            draw(recipe, self.seed, self.epoch, indices, view, len(self.bands), self._aspect)
+            for view, recipe in enumerate(self.views)
+        ]
+        return self._graph.inputs(samples, drawn)
+
+    def _drain(self) -> None:
+        """Empty the graph of what an epoch, or an iteration that was left in the middle, has in it."""
+        self._plan.close() if hasattr(self._plan, "close") else None
+        self._plan = iter(())
+        while True:
+            try:
+                self._graph.pipe.run()
+            except StopIteration:
+                break
+        self._graph.pipe.reset()
+        self._under_way.clear()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the loader stands: epoch, samples of it served over all ranks, and what the data depend on."""
+        return {"epoch": self.epoch, "cursor": self.cursor, "fingerprint": self._fingerprint()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go where another loader stood, on any number of ranks. Raises BandstreamError naming what differs."""
+        here = self._fingerprint()
+        there = state["fingerprint"]
+        different = [name for name in here if here[name] != there.get(name)]
+        if different:
+            told = "; ".join(f"{name}: {there.get(name)} then, {here[name]} now" for name in different)
+            raise BandstreamError(f"cannot resume on other data ({told}): restore what it was, or start a new run")
+        self.epoch, self.cursor = int(state["epoch"]), int(state["cursor"])
+
+    def _fingerprint(self) -> dict[str, Any]:
+        return {
+            "shard set": self.shard_set.manifest.fingerprint(),
+            "split": self.split,
+            "subset": hashlib.sha256(self._samples.tobytes()).hexdigest(),
+            "bands": self.bands,
+            "statistics": [list(map(float, values)) for values in self._statistics],
+            "views": [recipe.model_dump(mode="json") for recipe in self.views],
+            "batch size": self.order.batch_size,
+            "seed": self.seed,
+            "DALI": dali.__version__,
+        }
+
+    def close(self) -> None:
+        """Stop reading and close the shards."""
+        self._drain()
+        self._reader.close()
+
+
+def _known(specs: Mapping[str, Any], name: str | None, what: str, root: Path) -> Any:
+    if name is not None and name not in specs:
+        raise BandstreamError(f"{root} has no {what} {name!r}: it has {', '.join(specs) or 'none'}")
+    return None if name is None else specs[name]
+
+
+def _statistics(source: Mapping[str, Any], bands: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """(mean, std), each float64 (C,). A band without spread is only centred, for nothing else is defined."""
+    missing = [band for band in bands if band not in source]
+    if missing:
+        raise BandstreamError(f"no statistics for {', '.join(missing)}: the set needs a train split, or name others")
+    pairs = [
+        source[band] if isinstance(source[band], tuple | list) else (source[band].mean, source[band].std)
+        for band in bands
+    ]
+    mean, std = np.array(pairs, np.float64).T
+    return mean, np.where(std > 0, std, 1.0)
