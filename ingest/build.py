@@ -7,6 +7,7 @@ reuses those that lie there as recorded, and the folder is a shard set only once
 import fcntl
 import json
 import os
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +29,8 @@ from shards.errors import BandstreamError
 from shards.manifest import CREATED_BY, FILE, ArraySpec, BandSpec, Manifest, ShardSpec, SplitSpec
 
 REJECTED = "rejected.jsonl"
+OURS = re.compile(rf"(train|val|test)-\d{{6}}\.(tar|idx)|{REJECTED}|{catalogue.FILE}|\..*{atomic.TEMPORARY}")
+"""Files of a set whose manifest was lost."""
 
 
 @dataclass(frozen=True)
@@ -71,10 +74,10 @@ def ingest(
     if options.strict and rejected:
         raise BandstreamError(f"{rejected[0]} (--strict stops at the first rejected input)")
     shards = cut(splits, options.shard_samples, options.seed)
-    described = _describe(source, options)
+    described = _describe(source, options, any(not entry.split for entry in listing.entries))
     plan = fingerprint(shards, rejected, described)
     with _locked(target):
-        finished = _finished(target, plan, described, shards, source, options)
+        finished = _finished(target, plan, described, shards, source)
         if finished is not None:
             return finished
         _claim(target, plan, described)
@@ -87,7 +90,7 @@ def ingest(
         except Rejected as rejection:
             raise BandstreamError(f"{rejection} (--strict stops at the first rejected input)") from None
         rejected += [Rejected(*args) for record in records for args in record.rejected]
-        manifest = _commit(target, source, options, plan, records, rejected)
+        manifest = _commit(target, source, described, plan, records, rejected)
     return Outcome(manifest, total)
 
 
@@ -101,15 +104,16 @@ def _check_places(archive: Path, target: Path) -> None:
         raise BandstreamError(f"{target} is a file: name a folder for the shard set")
 
 
-def _describe(source: Source, options: Options) -> dict[str, Any]:
+def _describe(source: Source, options: Options, drawn: bool) -> dict[str, Any]:
     """Everything but the listing that decides the bytes."""
+    split = "drawn by the seed: a tenth val, a tenth test, the rest train" if drawn else "the archive's"
     return {
         "created_by": CREATED_BY,
         "source": source.describe(),
         "name": options.name or source.name,
         "seed": options.seed,
         "shard_samples": options.shard_samples,
-        "split": "split file" if options.split_file is not None else "archive, or drawn by the seed",
+        "split": "split file" if options.split_file is not None else split,
     }
 
 
@@ -119,7 +123,7 @@ def _locked(target: Path) -> Iterator[None]:
     try:
         target.mkdir(parents=True, exist_ok=True)
         names = {path.name for path in target.iterdir()}
-        if names and not names & {FILE, RECORDS}:
+        if names and not names & {FILE, RECORDS} and not (REJECTED in names and all(map(OURS.fullmatch, names))):
             raise BandstreamError(f"{target} is not empty and holds no shard set: name a new folder")
         descriptor = os.open(target, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -163,7 +167,7 @@ def _refuse(target: Path, what: str, old: dict[str, Any], new: dict[str, Any]) -
 
 
 def _finished(
-    target: Path, plan: str, described: dict[str, Any], shards: Sequence[Shard], source: Source, options: Options
+    target: Path, plan: str, described: dict[str, Any], shards: Sequence[Shard], source: Source
 ) -> Outcome | None:
     """Where the set stands complete: check it, make damaged shards anew. None where it is still to be ingested."""
     if not (target / FILE).exists():
@@ -208,7 +212,12 @@ def _lists(target: Path, manifest: Manifest) -> bool:
 
 
 def _commit(
-    target: Path, source: Source, options: Options, plan: str, records: Sequence[Record], rejected: Sequence[Rejected]
+    target: Path,
+    source: Source,
+    described: dict[str, Any],
+    plan: str,
+    records: Sequence[Record],
+    rejected: Sequence[Rejected],
 ) -> Manifest:
     """Write catalogue, rejections and manifest, in this order, and clear the records away."""
     schema = source.schema
@@ -226,7 +235,7 @@ def _commit(
         for column in taken[0].rows
     }
     catalogue.write(target, columns, list(names.values()))
-    manifest = _manifest(source, options, plan, taken, Counter(rejection.reason for rejection in ordered))
+    manifest = _manifest(source, described, plan, taken, Counter(rejection.reason for rejection in ordered))
     expected = {shard.file for split in manifest.splits.values() for shard in split.shards}
     for path in (*target.glob("*.tar"), *target.glob("*.idx")):
         if path.with_suffix(".tar").name not in expected:
@@ -237,7 +246,7 @@ def _commit(
 
 
 def _manifest(
-    source: Source, options: Options, plan: str, records: Sequence[Record], rejected: Counter[str]
+    source: Source, described: dict[str, Any], plan: str, records: Sequence[Record], rejected: Counter[str]
 ) -> Manifest:
     schema, layout = source.schema, layout_of(source.schema)
     splits = {}
@@ -248,18 +257,17 @@ def _manifest(
             for r in own
         ]
         splits[split] = SplitSpec(samples=sum(record.samples for record in own), shards=specs)
-    described = _describe(source, options)
     return Manifest(
         format_version=1,
         name=described["name"],
         source={
             **described["source"],
             "split": described["split"],
-            "shard_samples": options.shard_samples,
+            "shard_samples": described["shard_samples"],
             "nodata": schema.nodata,
             "plan": plan,
         },
-        seed=options.seed,
+        seed=described["seed"],
         created_by=CREATED_BY,
         bands=[
             BandSpec(name=name, wavelength_nm=SENTINEL2[name].wavelength_nm, gsd_m=SENTINEL2[name].gsd_m)
