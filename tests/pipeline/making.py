@@ -1,0 +1,120 @@
+"""Small shard sets of any shape, written with the format's own layout."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from shards import catalogue
+from shards.bands import SENTINEL2
+from shards.layout import TRAILER, SampleLayout, finest_grid
+from shards.manifest import CREATED_BY, Manifest, SplitSpec
+
+BANDS = [name for name in SENTINEL2 if name != "B10"]
+SENTINEL2_ARRAYS = {
+    "10m.npy": (["B02", "B03", "B04", "B08"], 120),
+    "20m.npy": (["B05", "B06", "B07", "B8A", "B11", "B12"], 60),
+    "60m.npy": (["B01", "B09"], 20),
+}
+Image = Callable[[int, list[str], tuple[int, int, int], str], np.ndarray]
+
+
+def noise_image(number: int, bands: list[str], shape: tuple[int, int, int], dtype: str) -> np.ndarray:
+    """Independent pixels: the hardest picture for a resampler."""
+    rng = np.random.default_rng([number, shape[1], len(bands)])
+    high = 255 if dtype == "uint8" else 5000
+    return rng.uniform(0, high, shape).astype(dtype)
+
+
+def make_set(
+    folder: Path,
+    sizes: dict[str, int],
+    *,
+    arrays: dict[str, tuple[list[str], int]] = SENTINEL2_ARRAYS,
+    dtype: str = "uint16",
+    image: Image = noise_image,
+    mask: Callable[[int, tuple[int, int]], np.ndarray] | None = None,
+    shard_samples: int = 10,
+) -> Path:
+    """A shard set with `sizes` samples a split, labels of 19 classes and, where `mask` is given, masks."""
+    folder.mkdir(parents=True)
+    held = [band for bands, _ in arrays.values() for band in bands]
+    bands = [b for b in SENTINEL2 if b in held] if set(held) <= set(SENTINEL2) else held
+    shapes = {name: ((len(b), side, side), dtype) for name, (b, side) in arrays.items()}
+    grid = (max(side for _, side in arrays.values()),) * 2
+    masks = {"mask.npy": (grid, "uint8")} if mask else {}
+    layout = SampleLayout(shapes, {"labels.npy": ((19,), "uint8")}, masks, 64)
+    splits, rows, number = {}, {name: [] for name in [*catalogue.COLUMNS, "labels"]}, 0
+    for split, count in sizes.items():
+        shards = []
+        for first in range(0, count, shard_samples):
+            keys, data = [], b""
+            for position in range(min(shard_samples, count - first)):
+                key = f"P{number:05d}"
+                content = {n: image(number, b, shapes[n][0], dtype) for n, (b, _) in arrays.items()}
+                content["labels.npy"] = np.eye(19, dtype=np.uint8)[number % 19]
+                content["json"] = b"{}".ljust(64)
+                if mask:
+                    content["mask.npy"] = mask(number, grid)
+                data += layout.pack(key, content)
+                keys.append(key)
+                file = f"{split}-{first // shard_samples:06d}.tar"
+                row = (key, split, file, position, 0.0, 0.0, "2017-06-01", [number % 19])
+                for name, value in zip(rows, row, strict=True):
+                    rows[name].append(value)
+                number += 1
+            data += TRAILER
+            (folder / file).write_bytes(data)
+            (folder / file).with_suffix(".idx").write_text(layout.index(keys))
+            shards.append(
+                {
+                    "file": file,
+                    "samples": len(keys),
+                    "bytes": len(data),
+                    "sha256": hashlib.sha256(data).hexdigest(),
+                    "idx_sha256": hashlib.sha256(layout.index(keys).encode()).hexdigest(),
+                }
+            )
+        splits[split] = SplitSpec(samples=count, shards=shards)
+    catalogue.write(folder, rows, ["labels"])
+    (folder / "rejected.jsonl").touch()
+    statistics = {
+        b: {"mean": 900.0 + 70 * i, "std": 300.0 + 40 * i, "min": 0, "max": 1, "p02": 0, "p98": 1, "count": 1}
+        for i, b in enumerate(bands)
+    }
+    manifest = Manifest.model_validate(
+        {
+            "format_version": 1,
+            "name": "made for a test",
+            "source": {},
+            "seed": 0,
+            "created_by": CREATED_BY,
+            "bands": [
+                {"name": b, "wavelength_nm": SENTINEL2[b].wavelength_nm if b in SENTINEL2 else 500, "gsd_m": 10}
+                for b in bands
+            ],
+            "sample_bytes": layout.sample_bytes,
+            "arrays": {
+                n: {"bands": b, "shape": shapes[n][0], "dtype": dtype, "offset": layout[n].data_at}
+                for n, (b, _) in arrays.items()
+            },
+            "reflectance": {"scale": 1e-4, "offset": 0, "level": "L2A"},
+            "labels": {
+                "land_cover": {
+                    "member": "labels.npy",
+                    "kind": "multilabel",
+                    "classes": [f"class {i}" for i in range(19)],
+                }
+            },
+            "masks": {"land_cover": {"member": "mask.npy", "classes": [f"class {i}" for i in range(19)]}}
+            if mask
+            else {},
+            "statistics": statistics,
+            "splits": splits,
+            "rejected": {},
+        }
+    )
+    manifest.write(folder)
+    assert finest_grid(manifest) == grid
+    return folder
