@@ -16,7 +16,7 @@ from ingest.source import Facts, Rejected, Schema, Source
 from shards import atomic
 from shards.layout import TRAILER, SampleLayout, pad_json
 
-SLOTS = 16
+SLOTS = 32
 """Samples packed, counted, hashed and written at a time: few enough to stay in the processor's cache."""
 RECORDS = ".partial"
 """Folder inside the set that holds the records of finished shards until the manifest is written."""
@@ -181,7 +181,7 @@ class _Writer:
             for member, (bands, _) in self.schema.arrays.items():
                 pixels = self.layout.view(self.slots[:taken], member)
                 for index, band in enumerate(bands):
-                    self.counts[self.schema.bands.index(band)] += statistics.histogram(pixels[:, index])
+                    statistics.add(self.counts[self.schema.bands.index(band)], pixels[:, index])
         return self.slots[:taken].reshape(-1).data
 
     def rows(self, schema: Schema) -> dict[str, list[Any]]:

@@ -10,9 +10,10 @@ from shards.manifest import BandStatistics
 VALUES = 1 << 16
 
 
-def histogram(planes: np.ndarray) -> np.ndarray:
-    """Count every stored number of uint16 (..., H, W): int64 (65536,)."""
-    return np.bincount(planes.reshape(-1), minlength=VALUES)
+def add(counts: np.ndarray, planes: np.ndarray) -> None:
+    """Add the stored numbers of uint16 (..., H, W) to a histogram, int64 (65536,)."""
+    found = np.bincount(planes.reshape(-1))
+    counts[: len(found)] += found
 
 
 def pack(counts: np.ndarray) -> str:

@@ -226,7 +226,7 @@ class BigEarthNet:
         if self._has_masks:
             codes = np.empty(views["mask.npy"].shape, np.uint16)
             headers.append(self._raster(entry, entry.extra["map"], codes, "no-map", headers))
-            views["mask.npy"][...] = self._codes[codes]
+            views["mask.npy"][...] = self._codes.take(codes)
         removed = _offset(baseline) if self.version == "2" else 0
         if removed:
             for member in ARRAYS:

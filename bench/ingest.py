@@ -1,0 +1,203 @@
+"""`bandstream bench ingest`: our ingest beside rasterio + webdataset.ShardWriter, whole processes, on one core each."""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+REPOSITORY = Path(__file__).parents[1]
+PACKAGES = ("bandstream", "numpy", "rasterio", "webdataset", "pyarrow", "pydantic")
+TARGET = 12.0
+"""How many times the plain conversion's patches per second and core our ingest is to reach."""
+
+
+@click.command()
+@click.option("--patches", type=click.IntRange(20), default=2000, show_default=True, help="Made-up patches.")
+@click.option("--archive", type=click.Path(path_type=Path, exists=True), help="A version 2 archive to take instead.")
+@click.option("--repeats", type=click.IntRange(1), default=5, show_default=True, help="Runs of each, interleaved.")
+@click.option("--json", "output", type=click.Path(path_type=Path), help="Where to write the result.")
+@click.option(
+    "--scratch", type=click.Path(path_type=Path), help="Folder for archive and sets  [default: a temporary one]"
+)
+def ingest(patches: int, archive: Path | None, repeats: int, output: Path | None, scratch: Path | None) -> None:
+    """Patches a second of our ingest beside a plain rasterio conversion of the same patches."""
+    from bench.measure import interleave, machine, process, summary
+    from shards import atomic
+
+    core = sorted(os.sched_getaffinity(0))[-1]
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        if archive is None:
+            archive = Path(folder) / "archive"
+            command = [sys.executable, "-m", "cli", "synth", str(archive), "--patches", str(patches), "--seed", "0"]
+            subprocess.run(command, cwd=REPOSITORY, check=True, stdout=subprocess.DEVNULL)
+        source_bytes = _warm(archive)
+        count = sum(1 for tile in os.scandir(archive / "BigEarthNet-S2") for _ in os.scandir(tile.path))
+        target = Path(folder) / "set"
+
+        def whole(command: list[str]) -> Callable[[], dict[str, float]]:
+            def run() -> dict[str, float]:
+                shutil.rmtree(target, ignore_errors=True)
+                result = process([sys.executable, *command], REPOSITORY, core)
+                return {**result, "patches_per_s": count / result["wall_s"]}
+
+            return run
+
+        places = [str(archive.resolve()), str(target)]
+        runs = {
+            "bandstream": whole(["-m", "cli", "ingest", "bigearthnet", *places, "--workers", "1"]),
+            "plain": whole(["-m", "bench.plain_ingest", *places]),
+        }
+        results = interleave(runs, repeats, lambda line: click.echo(line, err=True))
+        profile = _profile(archive, target, count)
+    ours, plain = results["bandstream"], results["plain"]
+    ratios = [b["wall_s"] / a["wall_s"] for a, b in zip(ours, plain, strict=True)]
+    record: dict[str, Any] = {
+        "what": "whole processes, one core each, page cache warm, uncompressed GeoTIFF patches; ours with checksums, "
+        "statistics, index and catalogue; plain: rasterio + webdataset.ShardWriter, none of these",
+        "patches": count,
+        "source_bytes_a_patch": source_bytes / count,
+        "repeats": repeats,
+        "ratio": summary(ratios),
+        "target": TARGET,
+        "cpu_ratio": summary([b["cpu_s"] / a["cpu_s"] for a, b in zip(ours, plain, strict=True)]),
+        **{
+            name: {key: summary([run[key] for run in runs_]) for key in runs_[0]} | {"runs": runs_}
+            for name, runs_ in results.items()
+        },
+        "profile": profile,
+        "machine": machine(PACKAGES),
+    }
+    if output:
+        atomic.write_json(output, record)
+    ratio = record["ratio"]
+    click.echo(
+        f"{record['bandstream']['patches_per_s']['median']:,.0f} patches/s beside "
+        f"{record['plain']['patches_per_s']['median']:,.0f}: {ratio['median']:.1f} times "
+        f"({ratio['min']:.1f} to {ratio['max']:.1f}, n = {repeats}; target {TARGET:g})"
+    )
+    for stage, microseconds in profile["microseconds_a_patch"].items():
+        click.echo(f"  {stage:<42}{microseconds:>8.0f} µs a patch")
+
+
+def _warm(folder: Path) -> int:
+    """Read every file once, so that both sides find it in the page cache; their bytes."""
+    total = 0
+    for path, _, names in os.walk(folder):
+        for name in names:
+            total += len(Path(path, name).read_bytes())
+    return total
+
+
+def _profile(archive: Path, target: Path, count: int) -> dict[str, Any]:
+    """Where our time goes: each step alone, in this process, on the same patches."""
+    import json
+
+    import numpy as np
+
+    from ingest import statistics
+    from ingest.plan import Shard
+    from ingest.shard import SLOTS, Task, _Writer
+    from ingest.sources.bigearthnet import ARRAYS, BigEarthNet
+    from shards import atomic
+
+    seconds: dict[str, float] = {}
+
+    def timed(name: str, work: Callable[[], Any]) -> Any:
+        begin = time.perf_counter()
+        result = work()
+        seconds[name] = time.perf_counter() - begin
+        return result
+
+    imports = "import cli, ingest.commands, ingest.build, ingest.sources.bigearthnet, pyarrow.parquet"
+    timed(
+        "start the interpreter, import",
+        lambda: subprocess.run([sys.executable, "-c", imports], cwd=REPOSITORY, check=True),
+    )
+    source = BigEarthNet(archive)
+    entries = timed("list, read metadata", source.listing).entries
+    shard = Shard("train-000000", "train", tuple(entries))
+    writer = _Writer(Task(source, target, "", False), shard, Task(source, target, "", False).layout())
+    views = writer.views[0]
+    paths = [
+        f"{archive}/{entry.path}/{entry.key}_{band}.tif"
+        for entry in entries
+        for bands, _ in ARRAYS.values()
+        for band in bands
+    ]
+    maps = [f"{archive}/{entry.extra['map']}" for entry in entries if "map" in entry.extra]
+
+    def read_all() -> None:
+        for path in (*paths, *maps):
+            descriptor = os.open(path, os.O_RDONLY)
+            os.read(descriptor, 1 << 16)
+            os.close(descriptor)
+
+    def take_all() -> None:
+        from ingest.geotiff import Reader
+
+        reader = Reader()
+        planes = [plane for member in ARRAYS for plane in views[member]]
+        for index, path in enumerate(paths):
+            reader.read(path, planes[index % len(planes)])
+        codes = np.empty((120, 120), np.uint16)
+        for path in maps:
+            reader.read(path, codes)
+
+    timed("open, read, close", read_all)
+    timed("… parse, copy or decompress", take_all)
+    timed("… dates, place, labels, mask", lambda: [source.read(entry, views) for entry in entries])
+
+    def fill_all() -> None:
+        for start in range(0, count, SLOTS):
+            writer.fill(tuple(entries[start : start + SLOTS]))
+
+    timed("… json, headers, statistics", fill_all)
+    blocks = writer.slots
+    counts = np.zeros(statistics.VALUES, np.int64)
+
+    def count_all() -> None:
+        for _ in range(0, count, SLOTS):
+            for member in ARRAYS:
+                pixels = writer.layout.view(blocks, member)
+                for index in range(pixels.shape[1]):
+                    statistics.add(counts, pixels[:, index])
+
+    timed("of which statistics (all as train)", count_all)
+    rounds = -(-count // SLOTS)
+    digest = hashlib.sha256()
+
+    def hash_all() -> None:
+        for _ in range(rounds):
+            digest.update(blocks.data)
+
+    timed("sha256", hash_all)
+
+    def write_all() -> None:
+        with atomic.replacing(target.parent / "written") as file:
+            for _ in range(rounds):
+                file.write(blocks.data)
+
+    timed("write, fsync", write_all)
+    json.dumps(seconds)
+    ordered = [
+        "open, read, close",
+        "… parse, copy or decompress",
+        "… dates, place, labels, mask",
+        "… json, headers, statistics",
+    ]
+    own = {name: seconds[name] - (seconds[ordered[i - 1]] if i else 0) for i, name in enumerate(ordered)}
+    steps = {name.removeprefix("… "): own.get(name, value) / count * 1e6 for name, value in seconds.items()}
+    floor = steps["open, read, close"] + steps["sha256"] + steps["write, fsync"]
+    return {
+        "microseconds_a_patch": steps,
+        "floor_microseconds": floor,
+        "floor": "open, read, close + sha256 + write, fsync",
+    }

@@ -1,0 +1,80 @@
+"""How the benches measure: interleaved runs of whole processes, medians with spread, the machine described."""
+
+import os
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+
+def machine(packages: Sequence[str]) -> dict[str, Any]:
+    """The machine and the versions that a result belongs to."""
+    fields = {}
+    for path, name in (("/proc/cpuinfo", "model name"), ("/proc/meminfo", "MemTotal")):
+        try:
+            lines = Path(path).read_text().splitlines()
+            fields[name] = next(line.split(":", 1)[1].strip() for line in lines if line.startswith(name))
+        except (OSError, StopIteration):
+            fields[name] = "unknown"
+    versions = {}
+    for package in packages:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "not installed"
+    return {
+        "cpu": fields["model name"],
+        "cores": len(os.sched_getaffinity(0)),
+        "memory": fields["MemTotal"],
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "packages": versions,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def process(command: Sequence[str], folder: Path, core: int | None = None) -> dict[str, float]:
+    """Run a command to its end: wall and CPU seconds of the whole process, peak memory in MB.
+
+    `core`: the one core it may use. Raises RuntimeError with its last words where it fails.
+    """
+
+    def pin() -> None:
+        if core is not None:
+            os.sched_setaffinity(0, {core})
+
+    begin = time.perf_counter()
+    child = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=pin)
+    assert child.stdout is not None
+    output = child.stdout.read()
+    _, status, usage = os.wait4(child.pid, 0)
+    wall = time.perf_counter() - begin
+    child.returncode = os.waitstatus_to_exitcode(status)
+    child.stdout.close()
+    if child.returncode:
+        raise RuntimeError(
+            f"{' '.join(command)} exited with {child.returncode}: {output.decode(errors='replace')[-500:]}"
+        )
+    return {"wall_s": wall, "cpu_s": usage.ru_utime + usage.ru_stime, "peak_mb": usage.ru_maxrss / 1024}
+
+
+def interleave(
+    runs: Mapping[str, Callable[[], dict[str, float]]], repeats: int, told: Callable[[str], None]
+) -> dict[str, list[dict[str, float]]]:
+    """Run each in turn, `repeats` times round (A B A B …), so that a slow minute of the machine meets them all."""
+    results: dict[str, list[dict[str, float]]] = {name: [] for name in runs}
+    for repeat in range(repeats):
+        for name, run in runs.items():
+            results[name].append(run())
+            told(f"{repeat + 1}/{repeats} {name}: " + ", ".join(f"{k} {v:.2f}" for k, v in results[name][-1].items()))
+    return results
+
+
+def summary(values: Sequence[float]) -> dict[str, float | int]:
+    """n, median and spread."""
+    return {"n": len(values), "median": statistics.median(values), "min": min(values), "max": max(values)}
