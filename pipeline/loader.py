@@ -95,7 +95,7 @@ class Loader:
         self._mask = _known(manifest.masks, masks, "masks", self.shard_set.root)
         if self._mask and len(self.views) != 1:
             raise BandstreamError(f"a mask goes with one view, not with {len(self.views)}")
-        self._statistics = _statistics(manifest.statistics if statistics is None else statistics, self.bands)
+        self.statistics = _statistics(manifest.statistics if statistics is None else statistics, self.bands)
 
         layout = self.shard_set.layout
         members = [*manifest.arrays, *(spec.member for spec in (self._label, self._mask) if spec)]
@@ -110,7 +110,7 @@ class Loader:
             layout,
             self.views,
             self.bands,
-            self._statistics,
+            self.statistics,
             batch_size=self.order.local_batch,
             source=self._feed,
             mask=self._mask.member if self._mask else None,
@@ -204,7 +204,7 @@ class Loader:
             "split": self.split,
             "subset": hashlib.sha256(self._samples.tobytes()).hexdigest(),
             "bands": self.bands,
-            "statistics": [list(map(float, values)) for values in self._statistics],
+            "statistics": [list(map(float, values)) for values in self.statistics],
             "views": [recipe.model_dump(mode="json") for recipe in self.views],
             "batch size": self.order.batch_size,
             "seed": self.seed,

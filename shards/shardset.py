@@ -67,6 +67,11 @@ class ShardSet:
             raise BandstreamError(f"{root} holds no samples: nothing was taken at ingest, see {root}/rejected.jsonl")
         return cls(root, manifest, layout)
 
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Height and width, in pixels, of the finest array."""
+        return finest_grid(self.manifest)
+
     def size(self, split: str) -> int:
         """Number of samples in a split. Raises BandstreamError where the set has no such split."""
         if split not in self.manifest.splits:

@@ -1,0 +1,61 @@
+"""One process or many: `torchrun` sets the environment, a plain start needs none."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+from shards.errors import BandstreamError
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where this process stands: rank of `world_size`, and its device (`cpu` or `cuda`)."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+
+@contextmanager
+def distributed(device: str) -> Iterator[Place]:
+    """Join the group that torchrun started, if it did; leave it at the end. `device`: `auto`, `cpu` or `cuda`."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise BandstreamError("no GPU can be used here: take --device cpu, or check the driver")
+    world_size = int(os.environ.get("WORLD_SIZE", 1))
+    local = int(os.environ.get("LOCAL_RANK", 0))
+    if device == "cuda":
+        torch.cuda.set_device(local)
+    if world_size > 1:
+        dist.init_process_group("nccl" if device == "cuda" else "gloo")
+    try:
+        yield Place(int(os.environ.get("RANK", 0)), world_size, torch.device(device))
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def any_rank(flag: bool, place: Place) -> bool:
+    """Whether the flag is set on any rank: all ranks get the same answer."""
+    if place.world_size == 1:
+        return flag
+    told = torch.tensor([int(flag)], device=place.device)
+    dist.all_reduce(told, op=dist.ReduceOp.MAX)
+    return bool(told.item())
+
+
+def mean_over_ranks(values: torch.Tensor, place: Place) -> torch.Tensor:
+    """The mean of a tensor over all ranks."""
+    if place.world_size > 1:
+        dist.all_reduce(values)
+        values = values / place.world_size
+    return values
