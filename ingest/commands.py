@@ -1,4 +1,4 @@
-"""The commands of this room: `synth`, `ingest`, `verify`, `info`."""
+"""The commands `ingest`, `verify` and `info`."""
 
 import sys
 from pathlib import Path
@@ -87,18 +87,6 @@ def _run(source, src: Path, dst: Path, options) -> None:  # type: ignore[no-unty
         click.echo(f"{outcome.processed:,} patches in {seconds:.1f} s, {outcome.processed / seconds:,.0f} patches/s")
     else:
         click.echo("it was complete: nothing to do")
-
-
-@click.command()
-@click.argument("dst", type=click.Path(path_type=Path))
-@click.option("--patches", type=click.IntRange(1), required=True, help="How many patches.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="The same seed, the same bytes.")
-@click.option("--workers", type=click.IntRange(1), default=None, help="Processes  [default: one a core]")
-def synth(dst: Path, patches: int, seed: int, workers: int | None) -> None:
-    """Make up a Sentinel-2 archive DST in the layout of BigEarthNet version 2."""
-    from ingest.synthetic.archive import make_archive
-
-    make_archive(dst, patches, seed, workers)
 
 
 @click.command()
