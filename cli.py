@@ -7,7 +7,7 @@ import sys
 import click
 
 COMMANDS = {
-    "synth": ("ingest.commands:synth", "Make up a Sentinel-2 archive in BigEarthNet v2's layout."),
+    "synth": ("ingest.synthetic.command:synth", "Make up a Sentinel-2 archive in BigEarthNet v2's layout."),
     "ingest": ("ingest.commands:ingest", "Convert an archive into a shard set."),
     "verify": ("ingest.commands:verify", "Check every byte of a shard set against its manifest."),
     "info": ("ingest.commands:info", "What is in a shard set."),

@@ -1,0 +1,90 @@
+"""From reflectance on the ground at 10 m to what the twelve bands store: light, air, optics, detector.
+
+Slopes and clouds' brightness scale all bands alike; haze takes contrast and adds path reflectance, most in the blue; the
+optics blur; 20 m and 60 m pixels are means of the 10 m ground they cover; the detector adds noise.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ingest.synthetic import patterns, spectra
+
+SCALE = 10_000
+"""Stored number of reflectance 1."""
+GROUPS: tuple[tuple[tuple[str, ...], int], ...] = (
+    (("B02", "B03", "B04", "B08"), 120),
+    (("B05", "B06", "B07", "B8A", "B11", "B12"), 60),
+    (("B01", "B09"), 20),
+)
+"""Bands that share a grid, and its pixels along a side."""
+BLUR = 0.15
+"""Share that a pixel takes from each neighbour along a line: modulation 1 - 4 · 0.15 = 0.4 at Nyquist, before the pixel's own."""
+_AT = {band: number for number, band in enumerate(spectra.BANDS)}
+_INDEX = {size: np.array([_AT[band] for band in bands]) for bands, size in GROUPS}
+
+
+def blur(planes: np.ndarray) -> None:
+    """Point spread of the optics, in place: planes (n, side, side)."""
+    for axis in (1, 2):
+        first = planes.swapaxes(1, axis)
+        middle = first[:, 2:] + first[:, :-2]
+        middle *= np.float32(BLUR / (1 - 2 * BLUR))
+        middle += first[:, 1:-1]
+        middle *= np.float32(1 - 2 * BLUR)
+        first[:, 1:-1] = middle
+
+
+def mean_of(planes: np.ndarray, factor: int) -> np.ndarray:
+    """Mean over blocks of factor x factor pixels: (n, side, side) → (n, side / factor, side / factor)."""
+    rows = planes[:, ::factor].copy()
+    for step in range(1, factor):
+        rows += planes[:, step::factor]
+    total: np.ndarray = rows[:, :, ::factor].copy()
+    for step in range(1, factor):
+        total += rows[:, :, step::factor]
+    total *= np.float32(1 / factor**2)
+    return total
+
+
+def sense(rng: np.random.Generator, ground: np.ndarray) -> dict[str, np.ndarray]:
+    """Reflectance (12, 14400) float32, overwritten → uint16 (side, side) a band, at least 1 (0 is nodata)."""
+    slow, grain = patterns.relief(), patterns.grain()
+    a, b, c, d = rng.integers(0, patterns.PERIOD, 4)
+    light = float(np.exp(rng.normal(-0.05, 0.17)))
+    slope = light * float(rng.beta(1.2, 6))
+    start = int(rng.integers(0, len(grain) - 120 * 120))
+    shade = slow[a : a + 120, b : b + 120].ravel() * np.float32(slope)
+    shade += grain[start : start + 120 * 120] * np.float32(0.035 * light)
+    shade += np.float32(light)
+    np.clip(shade, np.float32(0.2), np.float32(2.2), out=shade)
+    ground *= shade * np.float32(SCALE)
+    haze = float(rng.gamma(0.8, 0.13))
+    uneven = slow[c : c + 120, d : d + 120] * np.float32(0.25)
+    tint = rng.normal(0, 0.03, len(spectra.BANDS))
+
+    planes = ground.reshape(-1, 120, 120)
+    fine = planes[_INDEX[120]]
+    coarse = mean_of(planes[np.concatenate((_INDEX[60], _INDEX[20]))], 2)
+    middle, coarsest = coarse[: len(_INDEX[60])], mean_of(coarse[len(_INDEX[60]) :], 3)
+    bands: dict[str, np.ndarray] = {}
+    for (names, side), image in zip(GROUPS, (fine, middle, coarsest), strict=True):
+        if side != 20:
+            blur(image)
+        _through_air(image, _INDEX[side], haze, uneven[:: 120 // side, :: 120 // side], tint)
+        start = int(rng.integers(0, len(grain) - image.size))
+        noise = grain[start : start + image.size].reshape(image.shape) * spectra.NOISE[_INDEX[side], None, None]
+        image += noise
+        np.clip(image, np.float32(1.5), np.float32(20_000), out=image)
+        bands.update(zip(names, image.astype(np.uint16), strict=True))
+    return bands
+
+
+def _through_air(
+    image: np.ndarray, index: np.ndarray, haze: float, uneven: np.ndarray, tint: Sequence[float] | np.ndarray
+) -> None:
+    """Calibration of the bands, loss by haze and its path reflectance, in place: image (n, side, side)."""
+    path = haze * spectra.HAZE[index]
+    gain = (1 - 1.2 * path) * np.exp(np.asarray(tint)[index])
+    image *= gain.astype(np.float32)[:, None, None]
+    image += (SCALE * path).astype(np.float32)[:, None, None] * (uneven + np.float32(1))
