@@ -1,0 +1,148 @@
+"""The commands of this room: `preview`, `evaluate`, `report`."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+STATISTICS, RANDOM = "statistics", "random:"
+
+
+@click.command()
+@click.argument("dst", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The PNG to write.")
+@click.option("--split", default="train", show_default=True)
+@click.option("--count", type=click.IntRange(1), default=12, show_default=True, help="Patches.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Which patches are drawn.")
+def preview(dst: Path, out: Path, split: str, count: int, seed: int) -> None:
+    """Draw a contact sheet of the shard set DST: true colour, near-infrared false colour, mask, labels."""
+    from evaluation.pictures import contact_sheet, save_picture
+    from shards.shardset import ShardSet
+
+    shard_set = ShardSet.open(dst)
+    sheet = contact_sheet(shard_set, split, count, seed)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    save_picture(out, sheet)
+    click.echo(f"{out}: {min(count, shard_set.size(split))} patches of {split}")
+
+
+@click.command()
+@click.argument("dst", type=click.Path(path_type=Path))
+@click.option("--encoder", required=True, metavar="RUN|random:NAME|statistics",
+              help="A pretraining run; an encoder with random weights; or image statistics a band.")  # fmt: skip
+@click.option("--protocol", default="linear", show_default=True, type=click.Choice(["linear", "knn"]))
+@click.option("--label-fraction", default=1.0, show_default=True, help="Share of the train split's labels used.")
+@click.option("--view-size", type=click.IntRange(8), help="Pixels  [default: the encoder's view; else the patch's own]")
+@click.option("--normalise", default="set", show_default=True, type=click.Choice(["set", "encoder"]),
+              help="Whose statistics views are standardised with.")  # fmt: skip
+@click.option("--batch-size", type=click.IntRange(1), default=128, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True,
+              help="Of the label fraction and of random weights.")  # fmt: skip
+@click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
+@click.option("--threads", type=click.IntRange(1), help="CPU threads  [default: all]")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for results.json.")
+def evaluate(
+    dst: Path,
+    encoder: str,
+    protocol: str,
+    label_fraction: float,
+    view_size: int | None,
+    normalise: str,
+    batch_size: int,
+    seed: int,
+    device: str,
+    threads: int | None,
+    out: Path,
+) -> None:
+    """Probe frozen features on the labels of DST: fitted on train, chosen on val, scored once on test."""
+    import torch
+
+    from evaluation.features import extract, frozen, image_statistics
+    from evaluation.fractions import labelled_subset
+    from evaluation.metrics import multilabel, single_label
+    from evaluation.probe import knn, linear_probe
+    from evaluation.scoring import SCORE
+    from models.encoder import build_encoder
+    from models.export import load_encoder
+    from pipeline.loader import Loader
+    from pipeline.views import ViewRecipe
+    from shards import atomic
+    from shards.errors import BandstreamError
+    from shards.shardset import ShardSet
+    from training.distributed import distributed
+
+    if out.exists() and any(out.iterdir()):
+        raise BandstreamError(f"{out} is not empty: name another folder")
+    began = time.perf_counter()
+    if threads:
+        torch.set_num_threads(threads)
+    shard_set = ShardSet.open(dst)
+    manifest = shard_set.manifest
+    if not manifest.labels:
+        raise BandstreamError(f"{dst} has no labels to probe with: ingest a set that has some")
+    name, spec = next(iter(manifest.labels.items()))
+    subset = labelled_subset(shard_set.labels("train", name), label_fraction, seed)
+
+    # -- what is probed ------------------------------------------------------------------------------------------------
+    statistics = None
+    with distributed(device) as place:
+        if encoder == STATISTICS:
+            features, told = image_statistics, "image statistics"
+        elif encoder.startswith(RANDOM):
+            torch.manual_seed(seed)
+            told = f"random {encoder.removeprefix(RANDOM)}"
+            net = build_encoder(encoder.removeprefix(RANDOM), len(manifest.bands), view_size or shard_set.grid[0])
+            features = frozen(net, place.device)
+        else:
+            net, info = load_encoder(encoder, manifest.band_names)
+            told, view_size = f"pretrained {net.name}", view_size or info.view_size
+            features = frozen(net, place.device)
+            if normalise == "encoder":
+                statistics = {band.name: (band.mean, band.std) for band in info.bands}
+        if normalise == "encoder" and statistics is None:
+            raise BandstreamError("--normalise encoder needs the encoder of a run: name one with --encoder")
+        view = ViewRecipe.plain(view_size)
+        found: dict[str, Any] = {}
+        for split, chosen in (("train", subset), ("val", None), ("test", None)):
+            loader = Loader(
+                shard_set, split, batch_size, [view], training=False, device=place.device.type, threads=threads,
+                labels=name, subset=chosen, statistics=statistics,
+            )  # fmt: skip
+            found[split] = extract(loader, features)
+            loader.close()
+    extracted = time.perf_counter() - began
+
+    # -- the probe, and the test split once ----------------------------------------------------------------------------
+    probe = linear_probe if protocol == "linear" else knn
+    probed = probe(found["train"], found["val"], found["test"][0], len(spec.classes))
+    score = multilabel if spec.kind == "multilabel" else single_label
+    test = score(found["test"][1], probed.scores, spec.classes)
+    results = {
+        "stage": "evaluate", "task": "classify", "kind": spec.kind, "protocol": protocol, "encoder": told,
+        "source": encoder, "label_fraction": label_fraction, "labelled_samples": len(subset), "seed": seed,
+        "normalise": normalise, "view_size": view_size or shard_set.grid[0], "bands": manifest.band_names,
+        "features": int(found["train"][0].shape[1]), "classes": spec.classes, "score": SCORE[spec.kind],
+        "chosen_on_val": probed.chosen, "test": test, "test_samples": shard_set.size("test"),
+        "data": {"name": manifest.name, "manifest": manifest.fingerprint()},
+        "seconds": {"features": extracted, "all": time.perf_counter() - began},
+    }  # fmt: skip
+    out.mkdir(parents=True, exist_ok=True)
+    atomic.write_json(out / "results.json", results)
+    click.echo(
+        f"{told}, {protocol}, {len(subset)} labels: test {SCORE[spec.kind]} {test[SCORE[spec.kind]]:.3f}, "
+        f"macro F1 {test['macro_f1']:.3f} → {out}"
+    )
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--shards", type=click.Path(path_type=Path), help="The shard set, for the data section and its pictures.")
+@click.option("--title", default="Pretraining and fine-tuning", show_default=True)
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The HTML page to write.")
+def report(runs: tuple[Path, ...], shards: Path | None, title: str, out: Path) -> None:
+    """Write pretraining, probing and fine-tuning RUNS as one self-contained HTML page."""
+    from evaluation.report import write_report
+
+    write_report(runs, out, shards=shards, title=title)
+    click.echo(f"{out}: {len(runs)} runs, {out.stat().st_size / 1e6:.1f} MB, self-contained")
