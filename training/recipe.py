@@ -91,6 +91,8 @@ class FineTuning(Recipe):
     clip: Positive = 5.0
     patience: Count = 10
     """Epochs without a better validation score after which training stops."""
+    validate_steps: Count = 20
+    """Steps at least between two validations, so that few labels do not mean that validation takes all the time."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     seed: int = 0
     view: ViewRecipe = ViewRecipe(size=None, crop_scale=(0.6, 1.0))

@@ -1,0 +1,80 @@
+"""Figures of results, as PNG."""
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from evaluation.pictures import short_name
+
+ACCENTS = ("#2b6cb0", "#dd6b20", "#2f855a", "#805ad5", "#b83280", "#4a5568")
+
+
+def curves(lines: Mapping[str, Sequence[float]], steps: Sequence[float], x_label: str) -> bytes:
+    """Small panels, one a quantity, over the same steps."""
+    figure, axes = _panels(len(lines), width=3.6, height=2.6)
+    for axis, (name, values), colour in zip(axes, lines.items(), ACCENTS * 3, strict=False):
+        axis.plot(steps[: len(values)], values, color=colour, linewidth=1.6)
+        axis.set_title(name, fontsize=10, loc="left")
+        axis.set_xlabel(x_label, fontsize=8)
+    return _png(figure)
+
+
+def class_bars(runs: Mapping[str, Mapping[str, float]], title: str) -> bytes:
+    """Horizontal bars, a group a class and a bar a run."""
+    classes = list(dict.fromkeys(name for values in runs.values() for name in values))
+    figure, (axis,) = _panels(1, width=7.5, height=1 + 0.13 * len(classes) * (len(runs) + 1))
+    thick = 0.8 / max(len(runs), 1)
+    for number, ((run, values), colour) in enumerate(zip(runs.items(), ACCENTS * 3, strict=False)):
+        places = np.arange(len(classes)) + (number - (len(runs) - 1) / 2) * thick
+        axis.barh(places, [values.get(name, 0) for name in classes], thick, color=colour, label=run)
+    axis.set_yticks(np.arange(len(classes)), [short_name(name) for name in classes], fontsize=8)
+    axis.invert_yaxis()
+    axis.set_xlim(0, 1)
+    axis.set_title(title, fontsize=10, loc="left")
+    axis.legend(fontsize=8, frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=min(len(runs), 3))
+    return _png(figure)
+
+
+def confusion_figure(table: Sequence[Sequence[int]], classes: Sequence[str]) -> bytes:
+    """A confusion matrix, each row as shares of its true class; classes that occur nowhere are left out."""
+    counts = np.asarray(table)
+    there = np.flatnonzero(counts.sum(0) + counts.sum(1)).tolist()
+    counts = counts[np.ix_(there, there)]
+    shares = counts / counts.sum(1, keepdims=True).clip(1)
+    side = 2.2 + 0.34 * len(there)
+    figure, (axis,) = _panels(1, width=side + 1.2, height=side)
+    axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    names = [short_name(classes[k]) for k in there]
+    axis.set_xticks(range(len(there)), names, rotation=60, ha="right", fontsize=8)
+    axis.set_yticks(range(len(there)), names, fontsize=8)
+    axis.set_xlabel("predicted", fontsize=9)
+    axis.set_ylabel("true", fontsize=9)
+    axis.spines[:].set_visible(False)
+    for row, column in np.ndindex(shares.shape):
+        if shares[row, column] >= 0.005:
+            ink = "white" if shares[row, column] > 0.55 else "#1a202c"
+            axis.text(column, row, f"{shares[row, column]:.0%}", ha="center", va="center", fontsize=6, color=ink)
+    return _png(figure)
+
+
+def _panels(count: int, width: float, height: float) -> tuple[Any, list[Any]]:
+    from matplotlib.figure import Figure
+
+    columns = min(count, 3)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(width * columns, height * rows), layout="constrained", dpi=110)
+    axes = [figure.add_subplot(rows, columns, number + 1) for number in range(count)]
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.tick_params(labelsize=8)
+        axis.grid(alpha=0.25, linewidth=0.6)
+        axis.set_axisbelow(True)
+    return figure, axes
+
+
+def _png(figure: Any) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
