@@ -62,9 +62,10 @@ class Scene:
         return draws
 
 
-def mix(first: np.ndarray, second: np.ndarray, share: np.ndarray) -> np.ndarray:
+def mix(first: np.ndarray, second: np.ndarray, share: np.ndarray | float) -> np.ndarray:
     """Share (...) of `first` (12,) and the rest of `second` → (..., 12)."""
-    between: np.ndarray = share[..., None] * first + (1 - share[..., None]) * second
+    part = np.asarray(share)[..., None]
+    between: np.ndarray = part * first + (1 - part) * second
     return between
 
 
@@ -95,7 +96,7 @@ def _orchard(s: Scene) -> np.ndarray:
     x = s.green + 0.25 * s.contrast * s.apart()[:, None] + 1.1 * s.contrast * _faces(-1, -0.3, 0.6, 1)
     table = s.farmed(x)
     # crops and crowns alike are green: half of a row is crown, so that it is no material of its own
-    table[:, 2:4] = 0.5 * table[:, 2:4] + 0.5 * mix(s.crown, s.grass, np.array(0.5))
+    table[:, 2:4] = 0.5 * table[:, 2:4] + 0.5 * mix(s.crown, s.grass, 0.5)
     table[:, 7] = s.farmed(np.full(32, 0.15))
     return table
 
@@ -109,7 +110,7 @@ def _plots(s: Scene) -> np.ndarray:
 def _copses(s: Scene) -> np.ndarray:
     x = s.green + 1.0 * s.contrast * s.apart()[:, None] + np.zeros(8)
     table = s.farmed(x)
-    table[:, 4:7] = np.array((0.35, 0.65, 0.9))[:, None] * mix(s.crown, s.grass, np.array(0.8))
+    table[:, 4:7] = np.array((0.35, 0.65, 0.9))[:, None] * mix(s.crown, s.grass, 0.8)
     return table
 
 
@@ -125,18 +126,19 @@ def _broad(s: Scene) -> np.ndarray:
     age = s.rng.uniform(0.55, 0.95)
     light = age * np.clip(0.72 + 0.24 * RAMP, 0.2, 1.1)
     cells = 1 + 0.07 * s.rng.standard_normal((32, 1, 1))
-    return cells * (light[:, None] * mix(s.crown, s.evergreen, np.array(s.rng.uniform(0.6, 1))))[None]
+    table: np.ndarray = cells * (light[:, None] * mix(s.crown, s.evergreen, s.rng.uniform(0.6, 1)))[None]
+    return table
 
 
 def _needle(s: Scene) -> np.ndarray:
     grown = np.clip(s.rng.beta(1.5, 1.0, (32, 1)), 0.1, 1)
     light = np.clip(0.95 - 0.28 * grown + 0.16 * _faces(-1.2, -0.8, 0.8, 1.2), 0.3, 1.2)
-    under = mix(s.grass, s.soil, np.array(0.6))
-    table = light[..., None] * mix(
-        s.evergreen, mix(s.crown, under, np.array(0.6)), np.broadcast_to(0.55 + 0.4 * grown, (32, 8))
+    under = mix(s.grass, s.soil, 0.6)
+    table: np.ndarray = light[..., None] * mix(
+        s.evergreen, mix(s.crown, under, 0.6), np.broadcast_to(0.55 + 0.4 * grown, (32, 8))
     )
     cut = s.rng.random(32) < 0.08
-    table[cut] = mix(under, s[spectra.STRAW], np.array(0.6))
+    table[cut] = mix(under, s[spectra.STRAW], 0.6)
     table[:, 7] = 0.9 * under
     return table
 
@@ -145,33 +147,34 @@ def _both(s: Scene) -> np.ndarray:
     light = s.rng.uniform(0.65, 1.0) * (0.75 + 0.2 * STEPS4[:4])
     cells = 1 + 0.07 * s.rng.standard_normal((32, 1, 1))
     broad, needle = light[:, None] * s.crown, (0.05 + light)[:, None] * s.evergreen
-    return cells * np.concatenate((broad, needle))[None]
+    table: np.ndarray = cells * np.concatenate((broad, needle))[None]
+    return table
 
 
 def _grassland(s: Scene) -> np.ndarray:
     x = s.green + 0.15 * s.contrast * s.apart()[:, None] + 0.8 * s.contrast * RAMP
-    return mix(s.grass, mix(s[spectra.STRAW], s.soil, np.array(0.6)), np.clip(x, 0, 1))
+    return mix(s.grass, mix(s[spectra.STRAW], s.soil, 0.6), np.clip(x, 0, 1))
 
 
 def _sparse(s: Scene) -> np.ndarray:
     x = s.green - 0.1 + 0.15 * s.contrast * s.apart()[:, None] + 0.8 * s.contrast * RAMP
-    return mix(s.grass, mix(s[spectra.ROCK], s.soil, np.array(0.5)), np.clip(x, 0, 1))
+    return mix(s.grass, mix(s[spectra.ROCK], s.soil, 0.5), np.clip(x, 0, 1))
 
 
 def _heath(s: Scene) -> np.ndarray:
-    open_ground = mix(s.grass, s[spectra.STRAW], np.array(s.rng.uniform(0.2, 0.6)))
+    open_ground = mix(s.grass, s[spectra.STRAW], s.rng.uniform(0.2, 0.6))
     x = np.clip(0.5 + 0.6 * RAMP + 0.08 * s.apart()[:, None], 0, 1)
     return mix(s[spectra.HEATH], open_ground, x)
 
 
 def _maquis(s: Scene) -> np.ndarray:
     x = np.clip(0.5 + 0.6 * RAMP + 0.08 * s.apart()[:, None], 0, 1)
-    return mix(mix(s.evergreen, s[spectra.HEATH], np.array(0.5)), mix(s.soil, s[spectra.STRAW], np.array(0.5)), x)
+    return mix(mix(s.evergreen, s[spectra.HEATH], 0.5), mix(s.soil, s[spectra.STRAW], 0.5), x)
 
 
 def _young(s: Scene) -> np.ndarray:
     x = s.green + 0.1 + 0.35 * s.contrast * STEPS4 + 0.1 * s.apart()[:, None]
-    table = mix(s.grass, mix(s[spectra.HEATH], s[spectra.STRAW], np.array(0.6)), np.clip(x, 0, 1))
+    table = mix(s.grass, mix(s[spectra.HEATH], s[spectra.STRAW], 0.6), np.clip(x, 0, 1))
     tree = mix(s.crown, s.evergreen, s.rng.random(32))
     table[:, 4], table[:, 5] = 0.85 * tree, 0.5 * table[:, 1]
     return table
@@ -185,23 +188,23 @@ def _sand(s: Scene) -> np.ndarray:
 
 def _bog(s: Scene) -> np.ndarray:
     x = np.clip(0.5 + 0.45 * RAMP + 0.06 * s.apart()[:, None], 0, 1)
-    moss = mix(s.grass, s[spectra.STRAW], np.array(s.rng.uniform(0.2, 0.6)))
-    table = 0.9 * mix(moss, mix(s[spectra.HEATH], s[spectra.DARK], np.array(0.6)), x)
-    table[:, 7] = mix(s.water, s[spectra.DARK], np.array(0.7))
+    moss = mix(s.grass, s[spectra.STRAW], s.rng.uniform(0.2, 0.6))
+    table = 0.9 * mix(moss, mix(s[spectra.HEATH], s[spectra.DARK], 0.6), x)
+    table[:, 7] = mix(s.water, s[spectra.DARK], 0.7)
     return table
 
 
 def _marsh(s: Scene) -> np.ndarray:
     x = np.clip(s.green + 0.12 * STEPS4 + 0.06 * s.apart()[:, None], 0, 1)
-    table = 0.85 * mix(s.grass, mix(s[spectra.STRAW], s[spectra.DARK], np.array(0.5)), x)
-    table[:, 6] = 0.8 * mix(s[spectra.DARK], s.water, np.array(0.6))
+    table = 0.85 * mix(s.grass, mix(s[spectra.STRAW], s[spectra.DARK], 0.5), x)
+    table[:, 6] = 0.8 * mix(s[spectra.DARK], s.water, 0.6)
     table[:, 7] = s.water
     return table
 
 
 def _ponds(s: Scene) -> np.ndarray:
     table = np.repeat(mix(s.water, s[spectra.SAND], 0.45 + 0.55 * s.rng.random(32))[:, None], 8, 1)
-    table[:, 7] = mix(s.soil, s[spectra.SAND], np.array(0.5))
+    table[:, 7] = mix(s.soil, s[spectra.SAND], 0.5)
     return table
 
 
@@ -220,8 +223,8 @@ def _town(s: Scene) -> np.ndarray:
     table = np.repeat(garden[:, None], 8, 1)
     tiled = s.rng.uniform(0.2, 0.9)
     table[:, 0] = s[spectra.ASPHALT]
-    table[:, 1] = mix(s[spectra.TILES], s[spectra.ROOF], np.array(tiled)) * (1 + 0.12 * s.apart()[:, None])
-    table[:, 3] = mix(s[spectra.ASPHALT], s[spectra.ROOF], np.array(s.rng.uniform(0.5, 1)))
+    table[:, 1] = mix(s[spectra.TILES], s[spectra.ROOF], tiled) * (1 + 0.12 * s.apart()[:, None])
+    table[:, 3] = mix(s[spectra.ASPHALT], s[spectra.ROOF], s.rng.uniform(0.5, 1))
     table[:, 4] = 0.7 * s.crown
     return table
 
@@ -253,7 +256,7 @@ def _rock(s: Scene) -> np.ndarray:
 
 def _mud(s: Scene) -> np.ndarray:
     x = np.clip(0.5 + 0.4 * RAMP + 0.1 * s.apart()[:, None], 0, 1)
-    return mix(mix(s[spectra.DARK], s[spectra.SAND], np.array(0.6)), s.water, x)
+    return mix(mix(s[spectra.DARK], s[spectra.SAND], 0.6), s.water, x)
 
 
 Palette = Callable[[Scene], np.ndarray]

@@ -38,7 +38,7 @@ def make_patch(seed: int, index: int) -> tuple[Place, dict[str, np.ndarray], np.
 
 
 def class_names(reference: np.ndarray) -> list[str]:
-    """Names of the 19-class nomenclature that a map of CLC codes holds, in alphabetical order as in metadata.parquet."""
+    """Names of the 19 classes that a map of CLC codes holds, in alphabetical order as in metadata.parquet."""
     codes = np.flatnonzero(np.bincount(reference.ravel(), minlength=1))
     return sorted({CLASSES[CLC_TO_CLASS[code]] for code in codes.tolist() if code in CLC_TO_CLASS})
 
@@ -129,9 +129,9 @@ def _write_metadata(path: Path, rows: list[dict[str, Any]]) -> None:
     import pyarrow.parquet as pq
 
     text, flag = pa.string(), pa.bool_()
-    schema = pa.schema(
-        [("patch_id", text), ("labels", pa.list_(text)), ("split", text), ("country", text), ("s1_name", text)]
-        + [("s2v1_name", text), ("contains_seasonal_snow", flag), ("contains_cloud_or_shadow", flag)]
-    )
+    flags = ("contains_seasonal_snow", "contains_cloud_or_shadow")
+    kinds = {"patch_id": text, "labels": pa.list_(text)}
+    kinds |= dict.fromkeys(("split", "country", "s1_name", "s2v1_name"), text) | dict.fromkeys(flags, flag)
+    schema = pa.schema(list(kinds.items()))
     with replacing(path) as file:
         pq.write_table(pa.Table.from_pylist(rows, schema), file, compression="snappy")

@@ -100,7 +100,8 @@ class Ground:
         rng = self.rng
         length = rng.uniform(50, 110)
         bend = rng.uniform(6, 16) * np.sin(along * np.float32(6.283 / length) + np.float32(rng.random() * 6.28))
-        return np.abs(across + bend + 5 * self.warp + np.float32(rng.uniform(-25, 25))) < rng.uniform(3.5, 8)
+        off: np.ndarray = np.abs(across + bend + 5 * self.warp + np.float32(rng.uniform(-25, 25)))
+        return off < rng.uniform(3.5, 8)
 
     def lakes(self) -> np.ndarray:
         """A lake with bays and islands."""
@@ -130,7 +131,7 @@ def _layout(ground: Ground, coastal: bool) -> None:
     overlays = int(near_sea) + int(town < 0.2) + int(works < 0.09) + int(fresh < 0.13)
     ground.mosaic(min(int(np.searchsorted((0.24, 0.62, 0.9), rng.random())) + 1, max(1, MOST - 1 - overlays)))
     if town < 0.2:
-        ground.cover(ground.blob((22, 55), 14), 111 if town < 0.03 else 112)
+        ground.cover(ground.blob((22, 55), 9), 111 if town < 0.03 else 112)
     if works < 0.09:
         ground.cover(ground.blob((20, 42), 5), 121)
     if extra < 0.02 and overlays < 3:
@@ -175,9 +176,9 @@ def paint(rng: np.random.Generator, scene: Scene, region: np.ndarray, codes: lis
     """Reflectance of the patch at 10 m, before light, air and sensor: float32 (12, 14400)."""
     angle, zoom = rng.random() * 6.283, rng.uniform(0.85, 1.15)
     cos, sin = np.float32(zoom * np.cos(angle)), np.float32(zoom * np.sin(angle))
-    slow = patterns.relief()
+    slow = patterns.bend()
     a, b = rng.integers(0, patterns.PERIOD, 2)
-    warp = np.float32(4) * slow[a : a + SIZE, b : b + SIZE]
+    warp = np.float32(3.5) * slow[a : a + SIZE, b : b + SIZE]
     middle = np.float32(patterns.MARGIN / 2)
     u = (cos * _X - sin * _Y + (warp + middle)).astype(np.int32)
     v = (sin * _X + cos * _Y + (middle - warp)).astype(np.int32)

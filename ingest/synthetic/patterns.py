@@ -1,8 +1,8 @@
 """Textures of land cover: periodic pictures made once, of which patches cut turned, warped and scaled windows.
 
-Every pattern is uint8 (SIDE, SIDE): `cell << 3 | face`. The cell (0..31) is the field, stand or block that a pixel belongs to,
-the face (0..7) what part of it: tree row or soil between, roof or street, lit crown or shade. `appearance` says what each
-is made of. Two classes may consist of the same materials in the same shares and differ by their pattern alone.
+Every pattern is uint8 (SIDE, SIDE): `cell << 3 | face`. The cell (0..31) is the field, stand or block that a pixel
+belongs to, the face (0..7) what part of it: tree row or soil between, roof or street, lit crown or shade. `appearance`
+says what each is made of. Two classes may consist of the same materials in the same shares and differ by pattern alone.
 """
 
 from collections.abc import Callable
@@ -37,7 +37,8 @@ def noise(rng: np.random.Generator, wavelength: float, width: float = 0.35, stre
 
 def levels(field: np.ndarray, count: int) -> np.ndarray:
     """Gaussian field → equally frequent levels 0..count-1, uint8."""
-    return np.digitize(field, [NormalDist().inv_cdf(i / count) for i in range(1, count)]).astype(np.uint8)
+    level: np.ndarray = np.digitize(field, [NormalDist().inv_cdf(i / count) for i in range(1, count)]).astype(np.uint8)
+    return level
 
 
 def parcels(rng: np.random.Generator, shortest: int, longest: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -99,8 +100,11 @@ def points(
     return identity, nearest, (second - nearest) / 2
 
 
-def _cells(rng: np.random.Generator, identity: np.ndarray) -> np.ndarray:
-    return rng.integers(0, 32, identity.max() + 1, dtype=np.uint8)[identity]
+def _joined(rng: np.random.Generator, identity: np.ndarray, face: np.ndarray) -> np.ndarray:
+    """The pattern of faces uint8 and of cells that are drawn for each identity."""
+    cell: np.ndarray = rng.integers(0, 32, int(identity.max()) + 1, dtype=np.uint8)[identity.astype(np.intp)]
+    pattern: np.ndarray = cell << 3 | face
+    return pattern
 
 
 def arable(rng: np.random.Generator, shortest: int, longest: int) -> np.ndarray:
@@ -109,7 +113,7 @@ def arable(rng: np.random.Generator, shortest: int, longest: int) -> np.ndarray:
     y, x = np.mgrid[:PERIOD, :PERIOD]
     face = (np.where(upright, x, y) // 3 % 2).astype(np.uint8)
     face[(edge < 1) & (rng.random(identity.max() + 1) < 0.2)[identity]] = 7
-    return _cells(rng, identity) << 3 | face
+    return _joined(rng, identity, face)
 
 
 def pasture(rng: np.random.Generator, spacing: int) -> np.ndarray:
@@ -117,7 +121,7 @@ def pasture(rng: np.random.Generator, spacing: int) -> np.ndarray:
     identity, _, border = points(rng, spacing, 0.45)
     face = levels(noise(rng, 11, 0.3), 6)
     face[border < 0.9] = 7
-    return _cells(rng, identity) << 3 | face
+    return _joined(rng, identity, face)
 
 
 def rows(rng: np.random.Generator, period: int, shortest: int, longest: int) -> np.ndarray:
@@ -127,7 +131,7 @@ def rows(rng: np.random.Generator, period: int, shortest: int, longest: int) -> 
     phase = np.where(upright, x, y) % period
     face = np.where(phase < period // 2, 3, 0).astype(np.uint8)
     face[edge < 1] = 7
-    return _cells(rng, identity) << 3 | face
+    return _joined(rng, identity, face)
 
 
 def groves(rng: np.random.Generator, spacing: int) -> np.ndarray:
@@ -135,14 +139,14 @@ def groves(rng: np.random.Generator, spacing: int) -> np.ndarray:
     identity, _, _ = parcels(rng, 24, 60)
     _, distance, _ = points(rng, spacing, 0.06)
     face = np.where(distance < 0.3 * spacing, 3, np.where(distance < 0.4 * spacing, 2, 0)).astype(np.uint8)
-    return _cells(rng, identity) << 3 | face
+    return _joined(rng, identity, face)
 
 
 def gardens(rng: np.random.Generator, shortest: int, longest: int) -> np.ndarray:
     """A patchwork of tiny plots (cells), some with trees (6)."""
     identity, _, _ = parcels(rng, shortest, longest)
     face = np.where((rng.random(identity.max() + 1) < 0.1)[identity], 6, 0).astype(np.uint8)
-    return _cells(rng, identity) << 3 | face
+    return _joined(rng, identity, face)
 
 
 def fields_and_copses(rng: np.random.Generator, wavelength: float) -> np.ndarray:
@@ -150,7 +154,7 @@ def fields_and_copses(rng: np.random.Generator, wavelength: float) -> np.ndarray
     identity, _, _ = parcels(rng, 10, 22)
     natural = noise(rng, wavelength, 0.25) > 0.3
     face = np.where(natural, 4 + levels(noise(rng, 4), 3), 0).astype(np.uint8)
-    return _cells(rng, identity) << 3 | face
+    return _joined(rng, identity, face)
 
 
 def scattered(rng: np.random.Generator, spacing: int, radius: float, jitter: float, skip: float) -> np.ndarray:
@@ -161,7 +165,7 @@ def scattered(rng: np.random.Generator, spacing: int, radius: float, jitter: flo
     face[distance < size] = 4
     shadow = np.roll(distance < size, (-2, -1), (0, 1)) & (distance >= size)
     face[shadow] = 5
-    return _cells(rng, identity) << 3 | face
+    return _joined(rng, identity, face)
 
 
 def shrubs(rng: np.random.Generator) -> np.ndarray:
@@ -172,13 +176,13 @@ def shrubs(rng: np.random.Generator) -> np.ndarray:
     face = levels(noise(rng, 16, 0.5), 4)
     face[np.roll(trees, (-1, -1), (0, 1)) & ~trees] = 5
     face[trees] = 4
-    return _cells(rng, (levels(clumps, 32)).astype(np.int32)) << 3 | face
+    return _joined(rng, (levels(clumps, 32)), face)
 
 
 def crowns(rng: np.random.Generator, wavelength: float) -> np.ndarray:
     """Closed broad-leaved canopy: rounded crowns from shade (0) to light (5)."""
     face = levels(noise(rng, wavelength, 0.22), 6)
-    return _cells(rng, levels(noise(rng, 50, 0.4), 24).astype(np.int32)) << 3 | face
+    return _joined(rng, levels(noise(rng, 50, 0.4), 24), face)
 
 
 def stands(rng: np.random.Generator, period: int) -> np.ndarray:
@@ -188,27 +192,27 @@ def stands(rng: np.random.Generator, period: int) -> np.ndarray:
     row = np.where(upright, x, y) % period < period // 2
     face = (2 * row + (noise(rng, 3) > 0)).astype(np.uint8)
     face[edge < 1] = 7
-    return _cells(rng, identity) << 3 | face
+    return _joined(rng, identity, face)
 
 
 def mixed(rng: np.random.Generator, wavelength: float) -> np.ndarray:
     """Groups of conifers (4..7) among broad-leaved crowns (0..3)."""
     face = levels(noise(rng, 4.5, 0.3), 4)
     face[noise(rng, wavelength, 0.25) > 0] += 4
-    return _cells(rng, levels(noise(rng, 50, 0.4), 24).astype(np.int32)) << 3 | face
+    return _joined(rng, levels(noise(rng, 50, 0.4), 24), face)
 
 
 def streaks(rng: np.random.Generator, wavelength: float, stretch: float) -> np.ndarray:
     """Bands along one direction, 6 levels: slopes, dune ridges, swell."""
     face = levels(noise(rng, wavelength, 0.25, stretch) + 0.15 * noise(rng, 4), 6)
-    return _cells(rng, levels(noise(rng, 60, 0.4), 24).astype(np.int32)) << 3 | face
+    return _joined(rng, levels(noise(rng, 60, 0.4), 24), face)
 
 
 def network(rng: np.random.Generator, wavelength: float) -> np.ndarray:
     """Shrubs in rounded cushions (high faces) with a net of open ground between (low faces), 6 levels."""
     field = np.abs(noise(rng, wavelength, 0.3))
     face = np.digitize(field, (0.21, 0.43, 0.67, 0.97, 1.38)).astype(np.uint8)
-    return _cells(rng, levels(noise(rng, 40, 0.4), 24).astype(np.int32)) << 3 | face
+    return _joined(rng, levels(noise(rng, 40, 0.4), 24), face)
 
 
 def strings(rng: np.random.Generator) -> np.ndarray:
@@ -216,7 +220,7 @@ def strings(rng: np.random.Generator) -> np.ndarray:
     field = noise(rng, 12, 0.22, 2.6)
     face = levels(field, 6)
     face[field > 0.95] = 7
-    return _cells(rng, levels(noise(rng, 60, 0.4), 24).astype(np.int32)) << 3 | face
+    return _joined(rng, levels(noise(rng, 60, 0.4), 24), face)
 
 
 def creeks(rng: np.random.Generator) -> np.ndarray:
@@ -226,14 +230,14 @@ def creeks(rng: np.random.Generator) -> np.ndarray:
     face = levels(noise(rng, 20, 0.4), 4)
     face[near < 1.5] = 6
     face[near < 0.8] = 7
-    return _cells(rng, levels(wide, 24).astype(np.int32)) << 3 | face
+    return _joined(rng, levels(wide, 24), face)
 
 
 def salines(rng: np.random.Generator) -> np.ndarray:
     """Evaporation ponds (cells) between straight dams (7)."""
     identity, edge, _ = parcels(rng, 8, 18)
     face = np.where(edge < 1, 7, 0).astype(np.uint8)
-    return _cells(rng, identity) << 3 | face
+    return _joined(rng, identity, face)
 
 
 def town(rng: np.random.Generator, shortest: int, longest: int, spacing: int) -> np.ndarray:
@@ -243,7 +247,7 @@ def town(rng: np.random.Generator, shortest: int, longest: int, spacing: int) ->
     kind = rng.choice(np.array((1, 1, 3, 2), np.uint8), house.max() + 1)[house]
     face = np.where(distance < 0.42 * spacing, kind, np.where(noise(rng, 6) > 0.8, 4, 2)).astype(np.uint8)
     face[edge < 1] = 0
-    return _cells(rng, identity) << 3 | face
+    return _joined(rng, identity, face)
 
 
 def works(rng: np.random.Generator, shortest: int, longest: int) -> np.ndarray:
@@ -255,13 +259,13 @@ def works(rng: np.random.Generator, shortest: int, longest: int) -> np.ndarray:
     inset = rng.integers(2, 5, count)[identity]
     face = np.where(edge >= inset, roof, ground).astype(np.uint8)
     face[edge < 1] = 0
-    return _cells(rng, identity) << 3 | face
+    return _joined(rng, identity, face)
 
 
 def plain(rng: np.random.Generator, wavelength: float) -> np.ndarray:
     """Nothing but slow change, 6 levels."""
     face = levels(noise(rng, wavelength, 0.4), 6)
-    return _cells(rng, levels(noise(rng, 60, 0.4), 24).astype(np.int32)) << 3 | face
+    return _joined(rng, levels(noise(rng, 60, 0.4), 24), face)
 
 
 _Maker = Callable[[np.random.Generator], np.ndarray]
@@ -290,12 +294,17 @@ MAKERS: dict[str, tuple[_Maker, ...]] = {
 }
 
 
+def _extended(tile: np.ndarray) -> np.ndarray:
+    """(PERIOD, PERIOD) → (SIDE, SIDE), going on at the edges."""
+    return np.pad(tile, ((0, MARGIN), (0, MARGIN)), mode="wrap")
+
+
 @cache
 def pattern(name: str, variant: int) -> np.ndarray:
     """Pattern `name` (a key of MAKERS) in one of its variants, repeated to uint8 (SIDE * SIDE,)."""
     makers = MAKERS[name]
     rng = np.random.default_rng([SEED, sorted(MAKERS).index(name), variant])
-    return np.pad(makers[variant](rng), ((0, MARGIN), (0, MARGIN)), mode="wrap").ravel()
+    return _extended(makers[variant](rng)).ravel()
 
 
 @cache
@@ -303,7 +312,14 @@ def relief() -> np.ndarray:
     """Slow noise of unit variance, for warps, slopes and haze: float32 (SIDE, SIDE)."""
     rng = np.random.default_rng([SEED, 1001])
     field = noise(rng, 90, 0.35) + 0.5 * noise(rng, 35, 0.35) + 0.22 * noise(rng, 14, 0.3)
-    return np.pad(field / field.std(), ((0, MARGIN), (0, MARGIN)), mode="wrap").astype(np.float32)
+    return _extended((field / field.std()).astype(np.float32))
+
+
+@cache
+def bend() -> np.ndarray:
+    """Very slow noise of unit variance, by which straight lines curve: float32 (SIDE, SIDE)."""
+    field = noise(np.random.default_rng([SEED, 1003]), 170, 0.3)
+    return _extended(field.astype(np.float32))
 
 
 @cache
@@ -314,7 +330,7 @@ def grain() -> np.ndarray:
 
 def prepare() -> None:
     """Make all patterns now, so that processes forked from this one share them."""
-    relief(), grain()
+    relief(), bend(), grain()
     for name, makers in MAKERS.items():
         for variant in range(len(makers)):
             pattern(name, variant)

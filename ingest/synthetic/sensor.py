@@ -1,7 +1,7 @@
 """From reflectance on the ground at 10 m to what the twelve bands store: light, air, optics, detector.
 
-Slopes and clouds' brightness scale all bands alike; haze takes contrast and adds path reflectance, most in the blue; the
-optics blur; 20 m and 60 m pixels are means of the 10 m ground they cover; the detector adds noise.
+Slopes and the sun scale all bands alike; haze takes contrast and adds path reflectance, most in the blue; the optics
+blur; 20 m and 60 m pixels are means of the 10 m ground they cover; the detector adds noise.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ GROUPS: tuple[tuple[tuple[str, ...], int], ...] = (
 )
 """Bands that share a grid, and its pixels along a side."""
 BLUR = 0.15
-"""Share that a pixel takes from each neighbour along a line: modulation 1 - 4 · 0.15 = 0.4 at Nyquist, before the pixel's own."""
+"""Share that a pixel takes from each neighbour along a line: modulation 1 - 4 · 0.15 = 0.4 at Nyquist."""
 _AT = {band: number for number, band in enumerate(spectra.BANDS)}
 _INDEX = {size: np.array([_AT[band] for band in bands]) for bands, size in GROUPS}
 
@@ -52,7 +52,7 @@ def sense(rng: np.random.Generator, ground: np.ndarray) -> dict[str, np.ndarray]
     slow, grain = patterns.relief(), patterns.grain()
     a, b, c, d = rng.integers(0, patterns.PERIOD, 4)
     light = float(np.exp(rng.normal(-0.05, 0.17)))
-    slope = light * float(rng.beta(1.2, 6))
+    slope = light * float(rng.beta(1.2, 12))
     start = int(rng.integers(0, len(grain) - 120 * 120))
     shade = slow[a : a + 120, b : b + 120].ravel() * np.float32(slope)
     shade += grain[start : start + 120 * 120] * np.float32(0.035 * light)

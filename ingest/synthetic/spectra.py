@@ -1,9 +1,10 @@
 """Surface reflectance of materials in the bands of Sentinel-2, and how season and samples change it.
 
-Reflectances are rounded values for the band centres after laboratory and field spectra: USGS Spectral Library Version 7
-(Kokaly et al., USGS Data Series 1035, 2017) for grass, conifer and deciduous leaves, straw, concrete, asphalt, roofs and
-sand; the ECOSTRESS library (Meerdink et al., Remote Sensing of Environment 230, 2019) for soils and rock; canopies as
-PROSAIL gives them for closed stands (Jacquemoud et al., RSE 113, 2009); water after Lee et al. (Applied Optics 38, 1999).
+Reflectances are rounded values for the band centres, read by eye after laboratory and field spectra: USGS Spectral
+Library Version 7 (Kokaly et al., USGS Data Series 1035, 2017) for grass, conifer and deciduous leaves, straw, concrete,
+asphalt, roofs and sand; the ECOSTRESS library (Meerdink et al., Remote Sensing of Environment 230, 2019) for soils and
+rock; canopies as PROSAIL gives them for closed stands (Jacquemoud et al., RSE 113, 2009); water after Lee et al.
+(Applied Optics 38, 1999).
 """
 
 import numpy as np
@@ -55,14 +56,15 @@ TILT = np.log(_WAVELENGTH / 800) / 0.6
 HAZE = 0.1 * (_WAVELENGTH / 443) ** -2.2
 """(12,): path reflectance of unit haze; between Rayleigh (-4) and coarse aerosol (-1) (Chavez, RSE 24, 1988)."""
 NOISE = np.array((3, 8, 8, 9, 7, 8, 9, 14, 9, 6, 6, 6), np.float32)
-"""(12,): standard deviation of the sensor's noise in stored numbers, from the signal-to-noise ratios of ESA's Sentinel-2
-Data Quality Report (S2-PDGS-MPC-DQR) at reference radiance."""
+"""(12,): standard deviation of the sensor's noise in stored numbers; order of magnitude of the signal-to-noise ratios
+in ESA's Sentinel-2 L1C Data Quality Report (S2-PDGS-MPC-DQR)."""
 
 
 def samples(rng: np.random.Generator) -> np.ndarray:
-    """The materials of one patch: reflectance (15, 12), each material brighter or darker, redder or bluer than usual."""
+    """The materials of one patch: reflectance (15, 12), each brighter or darker, redder or bluer than usual."""
     level, slope = rng.normal(0, (0.1,), (2, len(MATERIALS), 1))
-    return REFLECTANCE * np.exp(level + slope * TILT)
+    drawn: np.ndarray = REFLECTANCE * np.exp(level + slope * TILT)
+    return drawn
 
 
 def foliage(day_of_year: int, latitude_cold: float) -> float:
