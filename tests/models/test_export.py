@@ -1,0 +1,127 @@
+"""Encoders that travel: into smp, into other bands, and not into anything else."""
+
+import json
+
+import pytest
+import segmentation_models_pytorch as smp
+import torch
+from safetensors.torch import load_file
+
+from models.encoder import build_encoder
+from models.export import EncoderBand, load_encoder, save_encoder
+from models.heads import Classifier, Segmenter
+from shards.bands import SENTINEL2
+from shards.errors import BandstreamError
+
+BANDS = [name for name in SENTINEL2 if name != "B10"]
+
+
+def export(folder, name="resnet18", bands=BANDS, view_size=64):
+    torch.manual_seed(0)
+    encoder = build_encoder(name, len(bands), view_size)
+    with torch.no_grad():  # batch statistics that are not those of a fresh network
+        encoder.train()(torch.randn(4, len(bands), view_size, view_size))
+    save_encoder(
+        folder,
+        encoder.eval(),
+        bands=[EncoderBand(name=b, wavelength_nm=SENTINEL2[b].wavelength_nm, mean=1000.0, std=500.0) for b in bands],
+        view_size=view_size,
+        reflectance={"scale": 1e-4, "offset": 0, "level": "L2A"},
+        data={"name": "a test"},
+        recipe={"seed": 0},
+        scores={"loss": 1.0},
+    )
+    return encoder
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "tu-convnext_atto"])
+def test_weights_load_strictly_into_a_unet_with_equal_features(tmp_path, name):
+    encoder = export(tmp_path, name)
+    unet = smp.Unet(name, encoder_weights=None, in_channels=12, classes=3)
+    unet.encoder.load_state_dict(load_file(tmp_path / "encoder.safetensors"), strict=True)
+    x = torch.randn(2, 12, 64, 64)
+    with torch.inference_mode():
+        for mine, theirs in zip(encoder.net(x), unet.eval().encoder(x), strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=0, atol=0)
+        torch.testing.assert_close(encoder(x), unet.encoder(x)[-1].mean((2, 3)))
+
+
+def test_a_transformer_travels_too(tmp_path):
+    encoder = export(tmp_path, "vit_tiny_patch16_224")
+    loaded, info = load_encoder(tmp_path)
+    x = torch.randn(2, 12, 64, 64)
+    with torch.inference_mode():
+        torch.testing.assert_close(loaded.eval()(x), encoder(x), rtol=0, atol=0)
+    assert encoder(x).shape == (2, info.num_features)
+
+
+def test_loading_gives_the_same_features_and_says_what_was_trained(tmp_path):
+    encoder = export(tmp_path)
+    loaded, info = load_encoder(tmp_path)
+    x = torch.randn(2, 12, 64, 64)
+    with torch.inference_mode():
+        torch.testing.assert_close(loaded.eval()(x), encoder(x), rtol=0, atol=0)
+    assert info.band_names == BANDS
+    card = (tmp_path / "README.md").read_text()
+    assert "resnet18" in card and "| B8A | 865 | 1000.0 | 500.0 |" in card
+
+
+def test_bands_are_met_by_name(tmp_path):
+    encoder = export(tmp_path)
+    x = torch.randn(2, 12, 64, 64)
+    with torch.inference_mode():
+        backwards, _ = load_encoder(tmp_path, BANDS[::-1])
+        torch.testing.assert_close(backwards.eval()(x.flip(1)), encoder(x), rtol=1e-4, atol=1e-5)
+        some, _ = load_encoder(tmp_path, ["B04", "B03", "B02"])
+        rgb = torch.zeros_like(x)
+        rgb[:, [3, 2, 1]] = x[:, [3, 2, 1]]
+        stem = encoder.net.conv1(rgb) * 4  # 12 bands, of which 3 are there
+        torch.testing.assert_close(some.eval().net.conv1(x[:, [3, 2, 1]]), stem, rtol=1e-4, atol=1e-4)
+
+
+def test_a_band_it_never_saw_is_named(tmp_path):
+    export(tmp_path)
+    with pytest.raises(BandstreamError, match="never saw B10, red: it was trained on B01"):
+        load_encoder(tmp_path, ["B02", "B10", "red"])
+
+
+def test_folders_that_hold_no_encoder_are_told_apart(tmp_path):
+    with pytest.raises(BandstreamError, match="holds no encoder"):
+        load_encoder(tmp_path)
+    export(tmp_path)
+    data = (tmp_path / "encoder.safetensors").read_bytes()
+    (tmp_path / "encoder.safetensors").write_bytes(data[:1000])
+    with pytest.raises(BandstreamError, match="cannot be read"):
+        load_encoder(tmp_path)
+    (tmp_path / "encoder.safetensors").write_bytes(data)
+    info = json.loads((tmp_path / "encoder.json").read_text())
+    (tmp_path / "encoder.json").write_text(json.dumps(info | {"encoder": "resnet34"}))
+    with pytest.raises(BandstreamError, match="is not of a resnet34"):
+        load_encoder(tmp_path)
+    (tmp_path / "encoder.json").write_text(json.dumps(info | {"surprise": 1}))
+    with pytest.raises(BandstreamError, match="surprise|cannot be read"):
+        load_encoder(tmp_path)
+
+
+def test_unknown_encoders_are_named_with_what_is_close():
+    with pytest.raises(BandstreamError, match="no encoder 'resnet19'.*resnet18"):
+        build_encoder("resnet19", 12)
+
+
+@pytest.mark.parametrize("size", [120, 64, 45])
+def test_segmentation_is_at_native_size(size):
+    encoder = build_encoder("resnet18", 12).eval()
+    model = Segmenter(encoder, 19).eval()
+    x = torch.randn(1, 12, size, size)
+    with torch.inference_mode():
+        assert model(x).shape == (1, 19, size, size)
+        if size == 64:
+            torch.testing.assert_close(model(x), model.net(x), rtol=0, atol=0)
+    for key, value in encoder.net.state_dict().items():
+        torch.testing.assert_close(model.encoder.state_dict()[key], value, rtol=0, atol=0)
+    with pytest.raises(BandstreamError, match="no feature maps"):
+        Segmenter(build_encoder("vit_tiny_patch16_224", 3, 32), 2)
+
+
+def test_a_classifier_has_an_output_a_class():
+    assert Classifier(build_encoder("resnet18", 3), 10).eval()(torch.randn(2, 3, 64, 64)).shape == (2, 10)
