@@ -32,6 +32,8 @@ def ingest(patches: int, archive: Path | None, repeats: int, output: Path | None
     from bench.measure import interleave, machine, process, summary
     from shards import atomic
 
+    if output:
+        output.parent.mkdir(parents=True, exist_ok=True)
     core = sorted(os.sched_getaffinity(0))[-1]
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         if archive is None:
@@ -134,7 +136,7 @@ def _profile(archive: Path, target: Path, count: int) -> dict[str, Any]:
         for bands, _ in ARRAYS.values()
         for band in bands
     ]
-    maps = [f"{archive}/{entry.extra['map']}" for entry in entries if "map" in entry.extra]
+    maps = [f"{archive}/Reference_Maps/{entry.extra['map']}" for entry in entries if "map" in entry.extra]
 
     def read_all() -> None:
         for path in (*paths, *maps):

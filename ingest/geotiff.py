@@ -15,6 +15,8 @@ import numpy as np
 
 CHUNK = 1 << 16
 """Bytes asked for at once: more than any band of 120 x 120 takes."""
+KNOWN = 4096
+"""Headers that are remembered, of 400 bytes each in BigEarthNet: a few for each of Europe's UTM zones."""
 SLACK = 1 << 20
 """A file larger than its pixels by more than this is left to rasterio, which need not read all of it."""
 MAX_BLOCK = 1 << 24
@@ -215,6 +217,8 @@ class Reader:
     def __init__(self) -> None:
         self._layouts: dict[tuple[bytes, tuple[int, ...]], tuple[int, int]] = {}
         self._known: dict[tuple[bytes, bytes], _Strips] = {}
+        self._usual: dict[tuple[int, ...], tuple[int, bytearray]] = {}
+        self._beyond = bytearray(1)
 
     def read(self, path: str, out: np.ndarray) -> Header:
         """Read the one band of `path` into `out`, uint16 (H, W).
@@ -223,6 +227,9 @@ class Reader:
         `wrong-size`, `wrong-type`, `wrong-bands` or `unreadable`.
         """
         try:
+            usual = self._read_usual(path, out)
+            if usual is not None:
+                return usual
             data = _contents(path, out.nbytes)
         except FileNotFoundError:
             raise
@@ -249,6 +256,25 @@ class Reader:
         _take(parsed, data, out)
         return header
 
+    def _read_usual(self, path: str, out: np.ndarray) -> Header | None:
+        """Read a file that is like the last one of its shape in one call, its pixels to where they belong.
+
+        None where it is another after all; `out` then holds nothing of worth.
+        """
+        tie, head = self._usual.get(out.shape, (0, None))
+        if head is None:
+            return None
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            size = os.preadv(descriptor, (head, out.data.cast("B"), self._beyond), 0)
+        finally:
+            os.close(descriptor)
+        if size != len(head) + out.nbytes:
+            return None
+        front = bytes(head)
+        parsed = self._known.get((front[:tie], front[tie + 48 :]))
+        return None if parsed is None or parsed.dtype != "<u2" else replace_transform(parsed, front)
+
     def _parse(self, data: bytes) -> _Strips | None:
         if len(data) < 8:
             raise RasterError("truncated", f"{len(data)} bytes, too short for a TIFF")
@@ -261,8 +287,12 @@ class Reader:
         return parsed
 
     def _remember(self, parsed: _Strips, data: bytes) -> None:
-        if parsed.tie and parsed.start >= parsed.values_end and len(self._known) < 4096:
+        if parsed.dtype and parsed.type == (16, 1) and parsed.tie and parsed.values_end <= parsed.start < CHUNK:
             tie, start = parsed.tie, parsed.start
+            if len(self._known) >= KNOWN:
+                self._known.clear()
+            if len(data) == start + 2 * parsed.shape[0] * parsed.shape[1]:
+                self._usual[parsed.shape] = tie, bytearray(start)
             self._layouts[data[:10], parsed.shape] = tie, start
             self._known[data[:tie], data[tie + 48 : start]] = parsed
 

@@ -60,12 +60,17 @@ class BigEarthNet:
         self._has_masks = False
         self._masks_note = "none"
         self._prefix = f"{root}/"
+        self._maps_prefix = f"{maps or root / MAPS}/"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != "_reader"}
+        return {key: value for key, value in self.__dict__.items() if key not in ("_reader", "_map_reader")}
 
     @cached_property
     def _reader(self) -> Reader:
+        return Reader()
+
+    @cached_property
+    def _map_reader(self) -> Reader:
         return Reader()
 
     @property
@@ -186,19 +191,17 @@ class BigEarthNet:
         return rows
 
     def _masks(self, keys: set[str]) -> tuple[dict[str, str] | None, list[str]]:
-        """Patch → its reference map (an absolute path, or one relative to the archive), and warnings."""
+        """Patch → its reference map, relative to the folder of maps, and warnings."""
         base = self.maps or self.root / MAPS
         if not base.is_dir():
             if self.maps:
                 raise BandstreamError(f"{self.maps} is no folder: name the folder of the reference maps")
             return None, []
         found: dict[str, str] = {}
-        start = str(base) if self.maps else MAPS
         for tile in _folders(base):
             inside = _folders(base / tile)
             for patch in inside or [tile]:
-                parts = (start, tile, patch) if inside else (start, tile)
-                found[patch] = os.path.join(*parts, f"{patch}_reference_map.tif")
+                found[patch] = os.path.join(tile, patch if inside else "", f"{patch}_reference_map.tif")
         if keys.isdisjoint(found):
             what = f"{base} covers not one of the {len(keys)} patches"
             if self.maps:
@@ -222,10 +225,10 @@ class BigEarthNet:
         stem = f"{entry.path}/{entry.key}"
         for member, (bands, _) in ARRAYS.items():
             for band, plane in zip(bands, views[member], strict=True):
-                headers.append(self._raster(entry, f"{stem}_{band}.tif", plane, "missing-band", headers))
+                self._raster(self._reader, self._prefix, entry, f"{stem}_{band}.tif", plane, headers)
         if self._has_masks:
             codes = np.empty(views["mask.npy"].shape, np.uint16)
-            headers.append(self._raster(entry, entry.extra["map"], codes, "no-map", headers))
+            self._raster(self._map_reader, self._maps_prefix, entry, entry.extra["map"], codes, headers)
             views["mask.npy"][...] = self._codes.take(codes)
         removed = _offset(baseline) if self.version == "2" else 0
         if removed:
@@ -234,19 +237,22 @@ class BigEarthNet:
                 np.subtract(views[member], removed, out=views[member])
         return _facts(entry, labels, date or _date(entry.key), baseline, tile, removed, headers[0])
 
-    def _raster(self, entry: Entry, path: str, plane: np.ndarray, missing: str, others: list[Header]) -> Header:
-        """Read one file into `plane`; it must lie where those before it lie."""
+    def _raster(
+        self, reader: Reader, prefix: str, entry: Entry, path: str, plane: np.ndarray, headers: list[Header]
+    ) -> None:
+        """Read one file into `plane`; it must lie where those before it lie. Appends its header."""
         try:
-            header = self._reader.read(self._prefix + path if path[0] != "/" else path, plane)
+            header = reader.read(prefix + path, plane)
         except FileNotFoundError:
+            missing = "missing-band" if reader is self._reader else "no-map"
             raise Rejected(entry.path, missing, f"{os.path.basename(path)} is not there") from None
         except RasterError as error:
             raise Rejected(path, error.reason, error.detail) from None
-        if others and header.transform and others[0].transform:
+        if headers and header.transform and headers[0].transform:
             place = header.epsg, _bounds(header, plane.shape)
-            if place != (others[0].epsg, _bounds(others[0], (120, 120))):
+            if place != (headers[0].epsg, _bounds(headers[0], (120, 120))):
                 raise Rejected(path, "misplaced", "it lies elsewhere than the patch's other rasters")
-        return header
+        headers.append(header)
 
     def _v1_metadata(self, entry: Entry) -> tuple[dict[str, tuple[int, ...]], str, str]:
         """Labels, date and source product of a version 1 patch, from its JSON."""
