@@ -107,7 +107,7 @@ class BigEarthNet:
             raise BandstreamError(f"{self.root} is a file: unpack it and name the folder")
         rejected: list[Rejected] = []
         patches = list(self._patches(rejected))
-        if not patches:
+        if not any(self._holds_patch(path, key) for path, key in patches):
             raise BandstreamError(
                 f"{self.root} holds no patches: expected BigEarthNet-S2/TILE/PATCH/ (version 2) or PATCH/ (version 1)"
             )
@@ -159,6 +159,13 @@ class BigEarthNet:
                 yield os.path.join(path, patch), patch
             if not inside and any(entry.endswith(".tif") for entry in os.listdir(self.root / path)):
                 yield path, name
+
+    def _holds_patch(self, path: str, key: str) -> bool:
+        """Whether a folder has at least one file of the patch that it is named after."""
+        try:
+            return any(name.startswith(f"{key}_") for name in os.listdir(self.root / path))
+        except OSError:
+            return False
 
     def _rows(self) -> dict[str, Any] | None:
         """Patch → (split, labels, country) from the metadata; None where there is none. A contradiction is an error."""

@@ -275,6 +275,8 @@ def test_no_archive(tmp_path: Path) -> None:
         convert(tmp_path / "none", tmp_path / "set")
     with pytest.raises(BandstreamError, match="holds no patches"):
         convert(tmp_path / "empty", tmp_path / "set")
+    with pytest.raises(BandstreamError, match="holds no patches"):
+        convert(tmp_path / "other", tmp_path / "set")
     with pytest.raises(BandstreamError, match="is a file"):
         convert(tmp_path / "file", tmp_path / "set")
     assert not (tmp_path / "set").exists()
