@@ -84,11 +84,11 @@ class Place:
     def s1_name(self) -> str:
         """Name of the Sentinel-1 patch of the same cell (which is not made up), sensed the same day."""
         cell = f"{self.tile.name}_{self.column}_{self.row}"
-        return f"S1{self.satellite[2]}_IW_GRDH_1SDV_{self.day:%Y%m%d}T165043_{cell}"
+        return f"S1{self.satellite[2]}_IW_GRDH_1SDV_{_stamp(self.day)}T165043_{cell}"
 
     @property
     def _time(self) -> str:
-        return f"{self.day:%Y%m%d}T{self.tile.time}"
+        return f"{_stamp(self.day)}T{self.tile.time}"
 
     @property
     def zone(self) -> int:
@@ -99,6 +99,11 @@ class Place:
         """Easting and northing in metres of the patch's upper left corner."""
         east, north = tile_corner(self.tile.name)
         return east + self.column * PATCH_M, north - self.row * PATCH_M
+
+
+@lru_cache
+def _stamp(day: date) -> str:
+    return f"{day:%Y%m%d}"
 
 
 @lru_cache

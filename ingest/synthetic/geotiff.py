@@ -52,7 +52,7 @@ class Template:
         parts: list[bytes | bytearray] = [header]
         position = len(header)
         for number, (top, bottom) in enumerate(self.strips):
-            packed = zlib.compress(differences[top:bottom].tobytes(), 6)
+            packed = zlib.compress(differences[top:bottom].tobytes(), 1)
             struct.pack_into("<I", header, self.offsets + 4 * number, position)
             struct.pack_into("<I", header, self.counts + 4 * number, len(packed))
             parts.append(packed)

@@ -57,8 +57,9 @@ def sense(rng: np.random.Generator, ground: np.ndarray) -> dict[str, np.ndarray]
     shade = slow[a : a + 120, b : b + 120].ravel() * np.float32(slope)
     shade += grain[start : start + 120 * 120] * np.float32(0.035 * light)
     shade += np.float32(light)
-    np.clip(shade, np.float32(0.2), np.float32(2.2), out=shade)
-    ground *= shade * np.float32(SCALE)
+    np.maximum(shade, np.float32(0.2), out=shade)
+    shade *= np.float32(SCALE)
+    ground *= shade
     haze = float(rng.gamma(0.8, 0.13))
     uneven = slow[c : c + 120, d : d + 120] * np.float32(0.25)
     tint = rng.normal(0, 0.03, len(spectra.BANDS))
@@ -73,9 +74,9 @@ def sense(rng: np.random.Generator, ground: np.ndarray) -> dict[str, np.ndarray]
             blur(image)
         _through_air(image, _INDEX[side], haze, uneven[:: 120 // side, :: 120 // side], tint)
         start = int(rng.integers(0, len(grain) - image.size))
-        noise = grain[start : start + image.size].reshape(image.shape) * spectra.NOISE[_INDEX[side], None, None]
-        image += noise
-        np.clip(image, np.float32(1.5), np.float32(20_000), out=image)
+        image += grain[start : start + image.size].reshape(image.shape) * spectra.NOISE[_INDEX[side], None, None]
+        np.maximum(image, np.float32(1.5), out=image)
+        np.minimum(image, np.float32(20_000), out=image)
         bands.update(zip(names, image.astype(np.uint16), strict=True))
     return bands
 
