@@ -87,7 +87,6 @@ def pretrain(
         world_size=place.world_size, device=place.device.type, threads=threads, bands=recipe.bands,
     )  # fmt: skip
     steps = len(loader) * recipe.epochs
-    out.mkdir(parents=True, exist_ok=True)
 
     # -- model, optimiser, schedule ------------------------------------------------------------------------------------
     encoder = build_encoder(recipe.encoder, len(loader.bands), recipe.view.size)
@@ -114,6 +113,7 @@ def pretrain(
         model = nn.parallel.DistributedDataParallel(model)
     if recipe.compile:
         model = torch.compile(model)  # type: ignore[assignment]
+    out.mkdir(parents=True, exist_ok=True)
     half = recipe.precision == "bfloat16" or (recipe.precision == "auto" and place.device.type == "cuda")
 
     def save() -> None:
