@@ -6,12 +6,11 @@ where every tag that bears on pixels or place is one that it knows; `tests/inges
 """
 
 import os
-import struct
 import zlib
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+
+from ingest.tiff import NONE, Header, Strips, moved, parse
 
 CHUNK = 1 << 16
 """Bytes asked for at once: more than any band of 120 x 120 takes."""
@@ -21,23 +20,6 @@ SLACK = 1 << 20
 """A file larger than its pixels by more than this is left to rasterio, which need not read all of it."""
 MAX_BLOCK = 1 << 24
 """Pixels of the largest block that rasterio is let to allocate."""
-
-ASCII, SHORT, LONG, DOUBLE = 2, 3, 4, 12
-SIZES = {1: 1, ASCII: 1, SHORT: 2, LONG: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, DOUBLE: 8}
-WIDTH, HEIGHT, BITS, COMPRESSION, FILL_ORDER, OFFSETS = 256, 257, 258, 259, 266, 273
-SAMPLES, ROWS, COUNTS, PREDICTOR, FORMAT = 277, 278, 279, 317, 339
-PIXEL_SCALE, TIE_POINT, GEO_KEYS, NODATA = 33550, 33922, 34735, 42113
-# Tags that do not change what a pixel is or where it lies; a file with any other tag is left to rasterio.
-HARMLESS = {254, 262, 269, 270, 271, 272, 274, 282, 283, 284, 296, 305, 306, 315, 33432, 34736, 34737, 42112}
-TAGS = {WIDTH, HEIGHT, BITS, COMPRESSION, FILL_ORDER, OFFSETS, SAMPLES, ROWS, COUNTS, PREDICTOR, FORMAT} | {
-    PIXEL_SCALE,
-    TIE_POINT,
-    GEO_KEYS,
-    NODATA,
-}
-KINDS = {OFFSETS: (SHORT, LONG), COUNTS: (SHORT, LONG), PIXEL_SCALE: (DOUBLE,), TIE_POINT: (DOUBLE,)}
-KINDS |= {GEO_KEYS: (SHORT,), NODATA: (ASCII,)}
-NONE, DEFLATE, OLD_DEFLATE = 1, 8, 32946
 
 
 class RasterError(Exception):
@@ -49,174 +31,12 @@ class RasterError(Exception):
         self.detail = detail
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
-    """Where a raster lies and what it calls nodata.
-
-    `epsg` is 0 where the file names no EPSG code; `transform` is (a, b, c, d, e, f) of x = a·column + b·row + c and
-    y = d·column + e·row + f, in metres, pixel corners; None where the file has none. `nodata` None where undeclared.
-    """
-
-    epsg: int
-    transform: tuple[float, float, float, float, float, float] | None
-    nodata: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Strips:
-    """A parsed file: what is needed to take its pixels."""
-
-    header: Header
-    order: str
-    shape: tuple[int, int]
-    type: tuple[int, int]
-    compression: int
-    predictor: int
-    rows: int
-    strips: tuple[tuple[int, int], ...]
-    scale: tuple[float, float]
-    tie: int
-    """Where the six numbers of the tie point lie, 0 where there is none."""
-    values_end: int
-    """Where the values of the tags end, as far as they lie outside the pixels."""
-    start: int
-    end: int
-    """Where the first strip begins and the last one ends."""
-    dtype: str
-    """NumPy's name of the pixels where they are one run of bytes as they are wanted, else empty."""
-
-
-def _values(data: bytes, order: str, entry: int) -> tuple[tuple[Any, ...], int, int]:
-    """Values of the tag at `entry`, where they lie, where they end. Raises ValueError where that is outside."""
-    _, kind, count = struct.unpack_from(order + "HHI", data, entry)
-    size = SIZES.get(kind, 0) * count
-    at = entry + 8 if size <= 4 else struct.unpack_from(order + "I", data, entry + 8)[0]
-    if not size or at + size > len(data):
-        raise ValueError("a tag's values lie outside the file")
-    if kind == ASCII:
-        return (data[at : at + size],), at, at + size
-    letter = {1: "B", SHORT: "H", LONG: "I", DOUBLE: "d"}.get(kind)
-    if letter is None:
-        return (), at, at + size
-    return struct.unpack_from(f"{order}{count}{letter}", data, at), at, at + size
-
-
-def parse(data: bytes) -> _Strips | None:
-    """Parse a whole file; None where it is for rasterio to read. Raises ValueError where the tags lie outside it."""
-    order = {b"II*\0": "<", b"MM\0*": ">"}.get(data[:4])
-    if order is None:
-        return None
-    (directory,) = struct.unpack_from(order + "I", data, 4)
-    if directory + 2 > len(data):
-        raise ValueError("its directory of tags lies outside the file")
-    (entries,) = struct.unpack_from(order + "H", data, directory)
-    end = directory + 2 + 12 * entries
-    if end + 4 > len(data):
-        raise ValueError("its directory of tags lies outside the file")
-    if data[end : end + 4] != bytes(4):
-        return None
-    tags: dict[int, tuple[Any, ...]] = {}
-    tie, values_end = 0, end + 4
-    for entry in range(directory + 2, end, 12):
-        tag, kind = struct.unpack_from(order + "HH", data, entry)
-        if tag in tags or (tag not in TAGS and tag not in HARMLESS) or kind not in KINDS.get(tag, (kind,)):
-            return None
-        tags[tag], at, stop = _values(data, order, entry)
-        values_end = max(values_end, stop)
-        if tag == TIE_POINT and len(tags[tag]) == 6:
-            tie = at
-    return _strips(data, order, tags, tie, values_end)
-
-
-def _strips(data: bytes, order: str, tags: dict[int, tuple[Any, ...]], tie: int, values_end: int) -> _Strips | None:
-    """The tags of a file put together; None where they describe something else than plain strips."""
-
-    def number(tag: int, default: int) -> int:
-        value = tags.get(tag, (default,))
-        return value[0] if len(value) == 1 and isinstance(value[0], int) else -1
-
-    width, height = number(WIDTH, -1), number(HEIGHT, -1)
-    compression, predictor = number(COMPRESSION, NONE), number(PREDICTOR, 1)
-    rows = min(number(ROWS, height), height)
-    if number(SAMPLES, 1) != 1 or number(FILL_ORDER, 1) != 1 or number(284, 1) != 1 or number(274, 1) != 1:
-        return None
-    if compression not in (NONE, DEFLATE, OLD_DEFLATE) or predictor not in (1, 2) or min(width, height, rows) < 1:
-        return None
-    if compression == NONE and predictor != 1:
-        return None
-    offsets, counts = tags.get(OFFSETS, ()), tags.get(COUNTS, ())
-    bits, kind = number(BITS, 1), number(FORMAT, 1)
-    if bits not in (8, 16, 32, 64):
-        return None
-    pieces = -(-height // rows)
-    if len(offsets) != pieces or len(counts) != pieces or not all(offsets) or not all(counts):
-        return None
-    if compression == NONE:
-        for index, count in enumerate(counts):
-            if count != min(rows, height - index * rows) * width * bits // 8:
-                return None
-    placed = _place(data, order, tags, tie)
-    if placed is None:
-        return None
-    header, scale = placed
-    strips = tuple(zip(offsets, counts, strict=True))
-    ends = [offset + count for offset, count in strips]
-    in_one_run = compression == NONE and list(offsets[1:]) == ends[:-1]
-    return _Strips(
-        header,
-        order,
-        (height, width),
-        (bits, kind),
-        compression,
-        predictor,
-        rows,
-        strips,
-        scale,
-        tie,
-        values_end,
-        min(offsets),
-        max(ends),
-        f"{order}u2" if in_one_run else "",
-    )
-
-
-def _place(
-    data: bytes, order: str, tags: dict[int, tuple[Any, ...]], tie: int
-) -> tuple[Header, tuple[float, float]] | None:
-    """EPSG code, transform and nodata of plain GeoTIFF keys (OGC 19-008r4); None where they are not plain."""
-    nodata = None
-    if NODATA in tags:
-        text = tags[NODATA][0].split(b"\0")[0]
-        if not text.isdigit() or int(text[:6]) > 65535:
-            return None
-        nodata = float(text)
-    if not tags.keys() & {PIXEL_SCALE, TIE_POINT, GEO_KEYS}:
-        return Header(0, None, nodata), (0.0, 0.0)
-    keys, scale = tags.get(GEO_KEYS, ()), tags.get(PIXEL_SCALE, ())
-    if not tie or len(keys) < 4 or len(keys) < 4 + 4 * keys[3] or len(scale) != 3 or not min(scale[:2]) > 0:
-        return None
-    inline = {keys[4 + 4 * i]: keys[7 + 4 * i] for i in range(keys[3]) if keys[5 + 4 * i] == 0}
-    # model type 1: projected; raster type 1: a pixel is an area; 3072: the projected system's EPSG code
-    epsg = inline.get(3072, 0)
-    if inline.get(1024) != 1 or inline.get(1025) != 1 or not 1024 <= epsg < 32767:
-        return None
-    size = (scale[0], scale[1])
-    return Header(epsg, _transform(data, order, tie, size), nodata), size
-
-
-def _transform(
-    data: bytes, order: str, tie: int, scale: tuple[float, float]
-) -> tuple[float, float, float, float, float, float]:
-    column, row, _, x, y, _ = struct.unpack_from(order + "6d", data, tie)
-    return scale[0], 0.0, x - column * scale[0], 0.0, -scale[1], y + row * scale[1]
-
-
 class Reader:
     """Reads files of few kinds in large numbers: remembers the headers that it has parsed, apart from the tie point."""
 
     def __init__(self) -> None:
         self._layouts: dict[tuple[bytes, tuple[int, ...]], tuple[int, int]] = {}
-        self._known: dict[tuple[bytes, bytes], _Strips] = {}
+        self._known: dict[tuple[bytes, bytes], Strips] = {}
         self._usual: dict[tuple[int, ...], tuple[int, bytearray]] = {}
         self._beyond = bytearray(1)
 
@@ -242,7 +62,7 @@ class Reader:
         if parsed is not None:
             if parsed.end > len(data):
                 raise RasterError("truncated", f"{len(data)} bytes, its strips end at {parsed.end}")
-            header = replace_transform(parsed, data)
+            header = moved(parsed, data)
         else:
             parsed = self._parse(data)
             if parsed is None:
@@ -273,9 +93,9 @@ class Reader:
             return None
         front = bytes(head)
         parsed = self._known.get((front[:tie], front[tie + 48 :]))
-        return None if parsed is None or parsed.dtype != "<u2" else replace_transform(parsed, front)
+        return None if parsed is None or parsed.dtype != "<u2" else moved(parsed, front)
 
-    def _parse(self, data: bytes) -> _Strips | None:
+    def _parse(self, data: bytes) -> Strips | None:
         if len(data) < 8:
             raise RasterError("truncated", f"{len(data)} bytes, too short for a TIFF")
         try:
@@ -286,7 +106,7 @@ class Reader:
             raise RasterError("truncated", f"{len(data)} bytes, its strips end at {parsed.end}")
         return parsed
 
-    def _remember(self, parsed: _Strips, data: bytes) -> None:
+    def _remember(self, parsed: Strips, data: bytes) -> None:
         if parsed.dtype and parsed.type == (16, 1) and parsed.tie and parsed.values_end <= parsed.start < CHUNK:
             tie, start = parsed.tie, parsed.start
             if len(self._known) >= KNOWN:
@@ -295,11 +115,6 @@ class Reader:
                 self._usual[parsed.shape] = tie, bytearray(start)
             self._layouts[data[:10], parsed.shape] = tie, start
             self._known[data[:tie], data[tie + 48 : start]] = parsed
-
-
-def replace_transform(parsed: _Strips, data: bytes) -> Header:
-    """The header of a file that differs from a parsed one in its tie point alone."""
-    return Header(parsed.header.epsg, _transform(data, parsed.order, parsed.tie, parsed.scale), parsed.header.nodata)
 
 
 def _contents(path: str, pixels: int) -> bytes | None:
@@ -320,7 +135,7 @@ def _contents(path: str, pixels: int) -> bytes | None:
         os.close(descriptor)
 
 
-def _take(parsed: _Strips, data: bytes, out: np.ndarray) -> None:
+def _take(parsed: Strips, data: bytes, out: np.ndarray) -> None:
     """Copy the strips into `out`, uint16 (H, W), decompressed where they must be."""
     width = parsed.shape[1]
     if parsed.dtype:

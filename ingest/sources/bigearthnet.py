@@ -23,8 +23,9 @@ from typing import Any
 import numpy as np
 
 from ingest import clc
-from ingest.geotiff import Header, RasterError, Reader
+from ingest.geotiff import RasterError, Reader
 from ingest.source import Entry, Facts, Listing, Rejected, Schema
+from ingest.tiff import Header
 from ingest.utm import lon_lat
 from shards.errors import BandstreamError
 from shards.manifest import LabelSpec, MaskSpec, Reflectance
