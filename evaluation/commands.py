@@ -1,6 +1,7 @@
 """The commands of this room: `preview`, `evaluate`, `report`."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,7 @@ def evaluate(
 
     # -- what is probed ------------------------------------------------------------------------------------------------
     statistics = None
+    features: Callable[[torch.Tensor], torch.Tensor]
     with distributed(device) as place:
         if encoder == STATISTICS:
             features, told = image_statistics, "image statistics"
@@ -136,13 +138,15 @@ def evaluate(
 
 
 @click.command()
-@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--shards", type=click.Path(path_type=Path), help="The shard set, for the data section and its pictures.")
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PATH...")
 @click.option("--title", default="Pretraining and fine-tuning", show_default=True)
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The HTML page to write.")
-def report(runs: tuple[Path, ...], shards: Path | None, title: str, out: Path) -> None:
-    """Write pretraining, probing and fine-tuning RUNS as one self-contained HTML page."""
+def report(paths: tuple[Path, ...], title: str, out: Path) -> None:
+    """Write runs and their comparison as one self-contained HTML page.
+
+    Each PATH is a run (of train, evaluate or finetune), a shard set, or a folder that holds such.
+    """
     from evaluation.report import write_report
 
-    write_report(runs, out, shards=shards, title=title)
-    click.echo(f"{out}: {len(runs)} runs, {out.stat().st_size / 1e6:.1f} MB, self-contained")
+    write_report(paths, out, title)
+    click.echo(f"{out}: {out.stat().st_size / 1e6:.1f} MB, all in one file")

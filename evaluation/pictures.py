@@ -20,7 +20,11 @@ from shards.shardset import ShardSet
 
 GAMMA = 1 / 1.5
 WHITE, INK, FAINT = (255, 255, 255), (30, 34, 40), (110, 116, 124)
+INKS = {None: INK, True: (26, 127, 55), False: FAINT}
 GAP = 8
+IGNORE = 255
+Caption = tuple[str, bool | None]
+"""A text, and whether what it says is right (green), not quite (grey) or no matter."""
 
 _LAND_COVER = {
     "Urban fabric": (230, 0, 77),
@@ -88,7 +92,7 @@ def contact_sheet(shard_set: ShardSet, split: str, count: int, seed: int) -> np.
     chosen = np.random.default_rng(seed).permutation(shard_set.size(split))[:count]
     mask_name, mask_spec = next(iter(manifest.masks.items()), (None, None))
     label_spec = next(iter(manifest.labels.items()), None)
-    cells = []
+    cells: list[tuple[list[np.ndarray], list[Caption]]] = []
     for index in chosen.tolist():
         sample = shard_set.read(split, index)
         image = shard_set.upsampled(sample)
@@ -103,7 +107,7 @@ def contact_sheet(shard_set: ShardSet, split: str, count: int, seed: int) -> np.
             value = sample.labels[name]
             present = np.flatnonzero(value).tolist() if isinstance(value, np.ndarray) else [value]
             told = [short_name(spec.classes[i]) for i in present]
-        cells.append((pictures, ", ".join(told)))
+        cells.append((pictures, [(", ".join(told), None)]))
     legend = mask_spec.classes if mask_spec else []
     return _grid(cells, legend, zoom=max(1, 132 // shard_set.grid[0]))
 
@@ -125,12 +129,23 @@ def view_sheet(views: Sequence[np.ndarray], manifest: Manifest, bands: Sequence[
     return sheet.repeat(zoom, 0).repeat(zoom, 1)
 
 
-def prediction_sheet(rows: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], classes: Sequence[str]) -> np.ndarray:
-    """Of each (true colour, truth (H, W), prediction (H, W)): the three beside one another, with the legend."""
-    cells = [
-        ([picture, mask_picture(truth, classes), mask_picture(found, classes)], "") for picture, truth, found in rows
-    ]
-    return _grid(cells, classes, zoom=1, headings=("image", "truth", "predicted"))
+def prediction_sheet(
+    rows: Sequence[tuple[np.ndarray, ...]], classes: Sequence[str], names: Sequence[str] = ("predicted",)
+) -> np.ndarray:
+    """Of each (true colour, truth (H, W), one class map (H, W) a name): all beside one another, with the legend.
+
+    Pixels that the truth ignores are white in every map, for they count in no score.
+    """
+    cells: list[tuple[list[np.ndarray], list[Caption]]] = []
+    for picture, truth, *maps in rows:
+        shown = [mask_picture(np.where(truth == IGNORE, IGNORE, found), classes) for found in (truth, *maps)]
+        cells.append(([picture, *shown], []))
+    return _grid(cells, classes, zoom=1, headings=("image", "truth", *names))
+
+
+def labelled_sheet(cells: Sequence[tuple[list[np.ndarray], list[Caption]]]) -> np.ndarray:
+    """Pictures (H, W, 3) of each patch with captions below: (text, whether that is right, or None)."""
+    return _grid(cells, (), zoom=1)
 
 
 def short_name(name: str) -> str:
@@ -156,12 +171,12 @@ def _framed(picture: np.ndarray) -> np.ndarray:
 
 
 def _grid(
-    cells: Sequence[tuple[list[np.ndarray], str]],
+    cells: Sequence[tuple[list[np.ndarray], list[Caption]]],
     legend: Sequence[str],
     zoom: int,
     headings: Sequence[str] = (),
 ) -> np.ndarray:
-    """Cells of pictures in columns, a caption under each, a legend of colours under all."""
+    """Cells of pictures in columns, captions under each, a legend of colours under all."""
     if not cells:
         raise BandstreamError("there is nothing to draw: ask for at least one patch")
     font = ImageFont.load_default(12)
@@ -169,7 +184,10 @@ def _grid(
     cell_width = len(cells[0][0]) * (width + 2) + GAP
     columns = max(1, min(len(cells), 1200 // cell_width))
     wrap = max(10, cell_width // 6)
-    captions = [textwrap.wrap(text, wrap)[:3] for _, text in cells]
+    captions = [
+        [(line, INKS[right]) for text, right in told for line in textwrap.wrap(text, wrap, subsequent_indent="  ")]
+        for _, told in cells
+    ]
     lines = max(map(len, captions))
     cell_height = height + 15 * lines + GAP + 4
     rows = -(-len(cells) // columns)
@@ -186,8 +204,8 @@ def _grid(
             sheet.paste(enlarged, (x + i * (width + 2), y))
             if headings and number < columns:
                 pen.text((x + i * (width + 2), GAP - 2), headings[i], INK, font)
-        for line, text in enumerate(captions[number]):
-            pen.text((x, y + height + 2 + 15 * line), text, INK, font)
+        for line, (text, ink) in enumerate(captions[number]):
+            pen.text((x, y + height + 2 + 15 * line), text, ink, font)
     colours = class_colours(legend)
     for number, name in enumerate(legend):
         x, y = GAP + number % keys * 230, top + rows * cell_height + 18 * (number // keys)
