@@ -35,7 +35,7 @@ class Scene:
         winter = cold * (1 - self.leafy)
         vigour = float(np.clip(1 - 0.5 * winter - 0.6 * drought + rng.normal(0, 0.1), 0.25, 1))
         self.green = float(rng.uniform(0.3, 0.7))
-        self.contrast = float(rng.uniform(0.28, 0.42))
+        self.contrast = float(rng.uniform(0.34, 0.46))
         share = rng.dirichlet((1.5, 1.2, 1.5))
         self.soil = share[0] * self[spectra.DARK] + share[1] * self[spectra.BRIGHT] + share[2] * self[spectra.STRAW]
         self.grass = vigour * self[spectra.GRASS] + (1 - vigour) * self[spectra.STRAW]
@@ -218,25 +218,27 @@ def _swell(s: Scene) -> np.ndarray:
     return np.broadcast_to(s.water + glint[:, None], (32, 8, 12))
 
 
+def _built(s: Scene) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Tiled roofs, grey roofs, paved ground and open ground (32, 12): towns and works build with the same."""
+    worn = s.rng.uniform(0.1, 0.6)
+    tiled = mix(s[spectra.TILES], s.soil, s.rng.uniform(0.4, 1, 32)) * (1 + 0.12 * s.apart()[:, None])
+    grey = mix(s[spectra.ASPHALT], s[spectra.ROOF], np.clip(1 - worn + 0.25 * s.apart(), 0, 1))
+    paved = mix(s[spectra.ASPHALT], s.soil, s.rng.uniform(0.4, 1))
+    ground = mix(s.grass, s.soil, np.clip(s.rng.uniform(0.35, 0.85) + 0.15 * s.apart(), 0, 1))
+    return tiled, grey, np.broadcast_to(paved, (32, 12)), ground
+
+
 def _town(s: Scene) -> np.ndarray:
-    garden = mix(s.grass, s.soil, np.clip(s.rng.uniform(0.4, 0.8) + 0.15 * s.apart(), 0, 1))
-    table = np.repeat(garden[:, None], 8, 1)
-    tiled = s.rng.uniform(0.2, 0.9)
-    table[:, 0] = s[spectra.ASPHALT]
-    table[:, 1] = mix(s[spectra.TILES], s[spectra.ROOF], tiled) * (1 + 0.12 * s.apart()[:, None])
-    table[:, 3] = mix(s[spectra.ASPHALT], s[spectra.ROOF], s.rng.uniform(0.5, 1))
-    table[:, 4] = 0.7 * s.crown
-    return table
+    tiled, grey, paved, ground = _built(s)
+    return np.stack((paved, tiled, ground, grey, 0.7 * np.broadcast_to(s.crown, (32, 12)), paved, paved, paved), 1)
 
 
 def _works(s: Scene) -> np.ndarray:
-    table = np.repeat(mix(s[spectra.ASPHALT], s[spectra.BRIGHT], s.rng.random(32))[:, None], 8, 1)
-    table[:, 1] = mix(s[spectra.ROOF], s[spectra.TILES], s.rng.random(32))
-    table[:, 3] = mix(s[spectra.ASPHALT], s[spectra.ROOF], s.rng.uniform(0.3, 1, 32))
-    table[:, 4] = mix(s.grass, s.soil, np.clip(s.rng.uniform(0.4, 0.8) + 0.15 * s.apart(), 0, 1))
-    table[:, 5] = s[spectra.TILES]
-    table[:, 2] = 0.5 * table[:, 4] + 0.5 * table[:, 2]
-    return table
+    tiled, grey, paved, ground = _built(s)
+    table = np.stack((paved, grey, ground, grey, 0.5 * (ground + paved), tiled, paved, paved), 1)
+    # wide roofs and yards fill whole pixels, narrow houses and streets never do: without this the extremes tell
+    blended: np.ndarray = 0.6 * table + 0.4 * np.mean((tiled, grey, paved, ground, ground), axis=(0, 1))
+    return blended
 
 
 def _quarry(s: Scene) -> np.ndarray:

@@ -251,11 +251,11 @@ def town(rng: np.random.Generator, shortest: int, longest: int, spacing: int) ->
 
 
 def works(rng: np.random.Generator, shortest: int, longest: int) -> np.ndarray:
-    """Plots (cells) with one large roof each (1 bright, 3 grey, or tiled 5) on paved (0) or open ground (2, 4)."""
+    """Plots (cells) with one large roof each (1, 3 grey, 5 tiled) on paved (0), open (2) or mixed ground (4)."""
     identity, edge, _ = parcels(rng, shortest, longest)
     count = int(identity.max()) + 1
-    roof = rng.choice(np.array((1, 3, 3, 5), np.uint8), count)[identity]
-    ground = rng.choice(np.array((0, 2, 4), np.uint8), count)[identity]
+    roof = rng.choice(np.array((1, 3, 5), np.uint8), count)[identity]
+    ground = rng.choice(np.array((0, 2, 2, 4), np.uint8), count)[identity]
     inset = rng.integers(2, 5, count)[identity]
     face = np.where(edge >= inset, roof, ground).astype(np.uint8)
     face[edge < 1] = 0
