@@ -173,7 +173,7 @@ def lay_out(rng: np.random.Generator, place: Place) -> tuple[np.ndarray, list[in
 
 
 def paint(rng: np.random.Generator, scene: Scene, region: np.ndarray, codes: list[int]) -> np.ndarray:
-    """Reflectance of the patch at 10 m, before light, air and sensor: float32 (12, 14400)."""
+    """Reflectance of the patch at 10 m, before light, air and sensor: float32 (12, 14400) in the order of GROUPED."""
     angle, zoom = rng.random() * 6.283, rng.uniform(0.85, 1.15)
     cos, sin = np.float32(zoom * np.cos(angle)), np.float32(zoom * np.sin(angle))
     slow = patterns.bend()
@@ -196,6 +196,6 @@ def paint(rng: np.random.Generator, scene: Scene, region: np.ndarray, codes: lis
             material = parts
         else:
             np.copyto(material, parts, where=region == number)
-        tables[:, number] = palette(scene).reshape(256, -1).T
+        tables[:, number] = palette(scene).reshape(256, -1).T[spectra.GROUPED]
     painted: np.ndarray = tables.reshape(len(spectra.BANDS), -1).take(material.ravel(), axis=1, mode="clip")
     return painted

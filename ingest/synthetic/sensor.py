@@ -4,24 +4,16 @@ Slopes and the sun scale all bands alike; haze takes contrast and adds path refl
 blur; 20 m and 60 m pixels are means of the 10 m ground they cover; the detector adds noise.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from ingest.synthetic import patterns, spectra
 
 SCALE = 10_000
 """Stored number of reflectance 1."""
-GROUPS: tuple[tuple[tuple[str, ...], int], ...] = (
-    (("B02", "B03", "B04", "B08"), 120),
-    (("B05", "B06", "B07", "B8A", "B11", "B12"), 60),
-    (("B01", "B09"), 20),
-)
-"""Bands that share a grid, and its pixels along a side."""
 BLUR = 0.15
 """Share that a pixel takes from each neighbour along a line: modulation 1 - 4 · 0.15 = 0.4 at Nyquist."""
-_AT = {band: number for number, band in enumerate(spectra.BANDS)}
-_INDEX = {size: np.array([_AT[band] for band in bands]) for bands, size in GROUPS}
+_NOISE = spectra.NOISE[spectra.GROUPED]
+_HAZE = spectra.HAZE[spectra.GROUPED]
 
 
 def blur(planes: np.ndarray) -> None:
@@ -48,7 +40,7 @@ def mean_of(planes: np.ndarray, factor: int) -> np.ndarray:
 
 
 def sense(rng: np.random.Generator, ground: np.ndarray) -> dict[str, np.ndarray]:
-    """Reflectance (12, 14400) float32, overwritten → uint16 (side, side) a band, at least 1 (0 is nodata)."""
+    """Reflectance (12, 14400) float32 in the order of GROUPED, overwritten → a band uint16 (side, side), nowhere 0."""
     slow, grain = patterns.relief(), patterns.grain()
     a, b, c, d = rng.integers(0, patterns.PERIOD, 4)
     light = float(np.exp(rng.normal(-0.05, 0.17)))
@@ -62,30 +54,32 @@ def sense(rng: np.random.Generator, ground: np.ndarray) -> dict[str, np.ndarray]
     ground *= shade
     haze = float(rng.gamma(0.8, 0.13))
     uneven = slow[c : c + 120, d : d + 120] * np.float32(0.25)
-    tint = rng.normal(0, 0.03, len(spectra.BANDS))
+    tint = rng.normal(0, 0.03, len(spectra.BANDS))[spectra.GROUPED]
 
     planes = ground.reshape(-1, 120, 120)
-    fine = planes[_INDEX[120]]
-    coarse = mean_of(planes[np.concatenate((_INDEX[60], _INDEX[20]))], 2)
-    middle, coarsest = coarse[: len(_INDEX[60])], mean_of(coarse[len(_INDEX[60]) :], 3)
     bands: dict[str, np.ndarray] = {}
-    for (names, side), image in zip(GROUPS, (fine, middle, coarsest), strict=True):
-        if side != 20:
+    first = 0
+    for names, side in spectra.GROUPS:
+        group = slice(first, first + len(names))
+        first += len(names)
+        image = planes[group]
+        if side < 120:
+            image = mean_of(image, 2)
+        if side < 60:
+            image = mean_of(image, 3)
+        else:
             blur(image)
-        _through_air(image, _INDEX[side], haze, uneven[:: 120 // side, :: 120 // side], tint)
+        _through_air(image, haze * _HAZE[group], uneven[:: 120 // side, :: 120 // side], tint[group])
         start = int(rng.integers(0, len(grain) - image.size))
-        image += grain[start : start + image.size].reshape(image.shape) * spectra.NOISE[_INDEX[side], None, None]
+        image += grain[start : start + image.size].reshape(image.shape) * _NOISE[group, None, None]
         np.maximum(image, np.float32(1.5), out=image)
         np.minimum(image, np.float32(20_000), out=image)
         bands.update(zip(names, image.astype(np.uint16), strict=True))
     return bands
 
 
-def _through_air(
-    image: np.ndarray, index: np.ndarray, haze: float, uneven: np.ndarray, tint: Sequence[float] | np.ndarray
-) -> None:
-    """Calibration of the bands, loss by haze and its path reflectance, in place: image (n, side, side)."""
-    path = haze * spectra.HAZE[index]
-    gain = (1 - 1.2 * path) * np.exp(np.asarray(tint)[index])
+def _through_air(image: np.ndarray, path: np.ndarray, uneven: np.ndarray, tint: np.ndarray) -> None:
+    """Calibration of the bands, loss by haze and its path reflectance (n,), in place: image (n, side, side)."""
+    gain = (1 - 1.2 * path) * np.exp(tint)
     image *= gain.astype(np.float32)[:, None, None]
     image += (SCALE * path).astype(np.float32)[:, None, None] * (uneven + np.float32(1))

@@ -10,6 +10,14 @@ rock; canopies as PROSAIL gives them for closed stands (Jacquemoud et al., RSE 1
 import numpy as np
 
 BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12")
+GROUPS: tuple[tuple[tuple[str, ...], int], ...] = (
+    (("B02", "B03", "B04", "B08"), 120),
+    (("B05", "B06", "B07", "B8A", "B11", "B12"), 60),
+    (("B01", "B09"), 20),
+)
+"""Bands that share a grid, and its pixels along a side."""
+GROUPED = np.array([BANDS.index(band) for bands, _ in GROUPS for band in bands])
+"""Where in BANDS the bands of the groups stand, one group behind the other."""
 MATERIALS = (
     "grass",
     "leaves",

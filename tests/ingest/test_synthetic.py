@@ -11,14 +11,14 @@ import rasterio
 from click.testing import CliRunner
 
 from ingest import clc
-from ingest.synthetic import appearance, landscape, patterns, sensor
+from ingest.synthetic import appearance, landscape, patterns, spectra
 from ingest.synthetic.archive import class_names, make_archive, make_patch
 from ingest.synthetic.command import synth
 from ingest.synthetic.geography import CAPACITY, GRID, TILES, place, tile_corner
 from ingest.synthetic.geotiff import template
 from shards.errors import BandstreamError
 
-SIDES = {band: side for bands, side in sensor.GROUPS for band in bands}
+SIDES = {band: side for bands, side in spectra.GROUPS for band in bands}
 GSD = {120: 10, 60: 20, 20: 60}
 
 
