@@ -34,6 +34,7 @@ def machine(packages: Sequence[str]) -> dict[str, Any]:
         "system": platform.platform(),
         "python": platform.python_version(),
         "packages": versions,
+        "load_average": [round(load, 2) for load in os.getloadavg()],
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
