@@ -34,7 +34,7 @@ from cli import run
 @click.option("--encoder", help="For --init scratch.")
 @click.option("--epochs", type=int)
 @click.option("--batch-size", type=int)
-@click.option("--view-size", type=int, help="Pixels [default: the patch's own].")
+@click.option("--view-size", type=int, help="Pixels of training [default: the patch's own].")
 @click.option("--lr", type=float, help="Peak learning rate.")
 @click.option("--patience", type=int)
 @click.option("--precision", type=click.Choice(["auto", "float32", "bfloat16"]))
@@ -124,7 +124,7 @@ def finetune(
 
     # -- the data ------------------------------------------------------------------------------------------------------
     shared: dict[str, Any] = {"device": device.type, "threads": threads, "bands": bands, "statistics": statistics}
-    plain = ViewRecipe.plain(recipe.view.size)
+    plain = ViewRecipe.plain(None if task == "segment" else recipe.view.size)  # masks are scored at their own size
     loader = Loader(shard_set, "train", min(recipe.batch_size, len(subset)), [recipe.view], seed=recipe.seed,
                     subset=subset, **served, **shared)  # fmt: skip
     held_out = {split: Loader(shard_set, split, 2 * recipe.batch_size, [plain], training=False, **served, **shared)

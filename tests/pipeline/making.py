@@ -35,16 +35,18 @@ def make_set(
     dtype: str = "uint16",
     image: Image = noise_image,
     mask: Callable[[int, tuple[int, int]], np.ndarray] | None = None,
+    label: Callable[[int], int] = lambda number: number % 19,
+    single: bool = False,
     shard_samples: int = 10,
 ) -> Path:
-    """A shard set with `sizes` samples a split, labels of 19 classes and, where `mask` is given, masks."""
+    """A shard set with `sizes` samples a split, a label of 19 each (multi-hot or `single`) and, given `mask`, masks."""
     folder.mkdir(parents=True)
     held = [band for bands, _ in arrays.values() for band in bands]
     bands = [b for b in SENTINEL2 if b in held] if set(held) <= set(SENTINEL2) else held
     shapes = {name: ((len(b), side, side), dtype) for name, (b, side) in arrays.items()}
     grid = (max(side for _, side in arrays.values()),) * 2
     masks = {"mask.npy": (grid, "uint8")} if mask else {}
-    layout = SampleLayout(shapes, {"labels.npy": ((19,), "uint8")}, masks, 64)
+    layout = SampleLayout(shapes, {"cls": 2} if single else {"labels.npy": ((19,), "uint8")}, masks, 64)
     splits, rows, number = {}, {name: [] for name in [*catalogue.COLUMNS, "labels"]}, 0
     for split, count in sizes.items():
         shards = []
@@ -53,14 +55,17 @@ def make_set(
             for position in range(min(shard_samples, count - first)):
                 key = f"P{number:05d}"
                 content = {n: image(number, b, shapes[n][0], dtype) for n, (b, _) in arrays.items()}
-                content["labels.npy"] = np.eye(19, dtype=np.uint8)[number % 19]
+                if single:
+                    content["cls"] = f"{label(number):02}".encode()
+                else:
+                    content["labels.npy"] = np.eye(19, dtype=np.uint8)[label(number)]
                 content["json"] = b"{}".ljust(64)
                 if mask:
                     content["mask.npy"] = mask(number, grid)
                 data += layout.pack(key, content)
                 keys.append(key)
                 file = f"{split}-{first // shard_samples:06d}.tar"
-                row = (key, split, file, position, 0.0, 0.0, "2017-06-01", [number % 19])
+                row = (key, split, file, position, 0.0, 0.0, "2017-06-01", [label(number)])
                 for name, value in zip(rows, row, strict=True):
                     rows[name].append(value)
                 number += 1
@@ -102,8 +107,8 @@ def make_set(
             "reflectance": {"scale": 1e-4, "offset": 0, "level": "L2A"},
             "labels": {
                 "land_cover": {
-                    "member": "labels.npy",
-                    "kind": "multilabel",
+                    "member": "cls" if single else "labels.npy",
+                    "kind": "single" if single else "multilabel",
                     "classes": [f"class {i}" for i in range(19)],
                 }
             },

@@ -1,0 +1,223 @@
+"""finetune.py on tasks with a known answer: what it learns, what it scores, what it must not look at."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from safetensors.torch import load_file
+from sklearn.metrics import average_precision_score
+
+import finetune
+from evaluation.fractions import labelled_subset
+from models.encoder import build_encoder
+from models.export import EncoderBand, save_encoder
+from models.heads import Classifier, Segmenter
+from shards.errors import BandstreamError
+from shards.shardset import ShardSet
+from tests.pipeline.making import make_set
+
+BANDS = ["B02", "B03", "B04", "B08"]
+SIDE = 40  # no multiple of 32
+ENCODER = "tu-resnet10t"
+SIZES = {"train": 96, "val": 38, "test": 57}
+
+
+def edge(number: int) -> int:
+    """The column where the right-hand class of a patch begins."""
+    return 8 + number * 7 % 24
+
+
+def landscape(number: int, bands: list[str], shape: tuple[int, int, int], dtype: str) -> np.ndarray:
+    """Two fields side by side; the spectrum of the left-hand one is the label's."""
+    spectrum = np.random.default_rng(number % 19).uniform(300, 3000, (len(bands), 1, 1))
+    image = np.broadcast_to(spectrum, shape).copy()
+    image[:, :, edge(number) :] = np.array([600, 500, 400, 3500])[:, None, None]
+    return (image + np.random.default_rng(number).normal(0, 30, shape)).clip(0).astype(dtype)
+
+
+def fields(number: int, grid: tuple[int, int]) -> np.ndarray:
+    mask = np.zeros(grid, np.uint8)
+    mask[:, edge(number) :] = 7
+    mask[:5] = 255
+    return mask
+
+
+def shards(folder: Path, **options: Any) -> Path:
+    return make_set(folder, SIZES, arrays={"10m.npy": (BANDS, SIDE)}, image=landscape, **options)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return shards(tmp_path_factory.mktemp("finetune") / "set", mask=fields)
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run's folder, whose encoder knows the four bands in another order, and one more."""
+    folder = tmp_path_factory.mktemp("run")
+    torch.manual_seed(5)
+    bands = [EncoderBand(name=b, wavelength_nm=500, mean=1000, std=800) for b in ("B08", "B11", "B04", "B02", "B03")]
+    parts = {"reflectance": {}, "data": {}, "recipe": {}, "scores": {}}
+    save_encoder(folder, build_encoder(ENCODER, 5), bands=bands, view_size=32, **parts)
+    return folder
+
+
+def run(made: Path, out: Path, *options: str) -> dict[str, Any]:
+    """Fine-tune as from the command line, in this process; what results.json holds."""
+    recipe = out.with_suffix(".toml")
+    recipe.write_text(
+        f'encoder = "{ENCODER}"\nbatch_size = 16\nvalidate_steps = 6\nlr = 3e-3\n[view]\nsize = 32\ncrop_scale=[0.5, 1]'
+    )
+    command = [str(made), "--out", str(out), "--recipe", str(recipe), "--device", "cpu", "--threads", "1", *options]
+    finetune.main.main(command, standalone_mode=False)
+    content: dict[str, Any] = json.loads((out / "results.json").read_text())
+    return content
+
+
+def whole_patches(made: Path, split: str) -> torch.Tensor:
+    """Standardised patches (n, C, H, W), read and standardised without the loader."""
+    opened = ShardSet.open(made)
+    stats = [opened.manifest.statistics[band] for band in BANDS]
+    mean, std = (np.array([getattr(s, name) for s in stats])[:, None, None] for name in ("mean", "std"))
+    pictures = [opened.upsampled(opened.read(split, i)) for i in range(opened.size(split))]
+    return torch.from_numpy(((np.stack(pictures) - mean) / std).astype(np.float32))
+
+
+def test_segments_a_known_landscape_and_scores_it_at_native_size(made: Path, tmp_path: Path) -> None:
+    results = run(made, tmp_path / "run", "--task", "segment", "--init", "scratch", "--epochs", "6")
+    test = results["test"]
+    assert set(test["per_class"]["iou"]) == {"class 0", "class 7"}
+    assert test["macro_iou"] > 0.8, "the fields are plain to see"
+    assert sum(test["support"].values()) == SIZES["test"] * SIDE * (SIDE - 5), "each pixel that counts, at native size"
+
+    # the same scores from the stored weights, with no loader and no metrics of ours
+    model = Segmenter(build_encoder(ENCODER, 4), 19)
+    model.load_state_dict(load_file(tmp_path / "run" / "best.safetensors"), strict=True)
+    model.eval()
+    with torch.inference_mode():
+        found = model(whole_patches(made, "test")).argmax(1).numpy()
+    assert found.shape[1:] == (SIDE, SIDE)
+    opened = ShardSet.open(made)
+    truth = np.stack([opened.read("test", i).masks["land_cover"] for i in range(SIZES["test"])])
+    for k in (0, 7):
+        both = ((found == k) & (truth == k)).sum()
+        either = (((found == k) | (truth == k)) & (truth != 255)).sum()
+        assert test["per_class"]["iou"][f"class {k}"] == pytest.approx(both / either, abs=2e-3)
+    for picture in ("predictions.png", "per_class.png", "confusion.png", "curves.png"):
+        assert (tmp_path / "run" / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_classifies_with_several_labels(made: Path, tmp_path: Path) -> None:
+    results = run(
+        made, tmp_path / "run", "--task", "classify", "--init", "scratch", "--epochs", "15", "--view-size", "40"
+    )
+    assert results["kind"] == "multilabel" and results["labelled_samples"] == SIZES["train"]
+    assert results["test"]["macro_map"] > 0.5, "nineteen spectra, chance is about 0.1"
+    model = Classifier(build_encoder(ENCODER, 4), 19)
+    model.load_state_dict(load_file(tmp_path / "run" / "best.safetensors"), strict=True)
+    model.eval()
+    opened = ShardSet.open(made)
+    truth = opened.labels("test", "land_cover")
+    with torch.inference_mode():
+        scores = model(whole_patches(made, "test")).numpy()
+    there = truth.any(0)
+    expected = average_precision_score(truth[:, there], scores[:, there], average="macro")
+    assert results["test"]["macro_map"] == pytest.approx(expected, abs=0.01)
+
+
+def test_classifies_with_one_label(tmp_path: Path) -> None:
+    made = shards(tmp_path / "set", single=True)
+    results = run(made, tmp_path / "run", "--task", "classify", "--init", "scratch", "--epochs", "15")
+    assert results["kind"] == "single"
+    assert results["test"]["accuracy"] > 0.4, "chance is 1/19"
+    assert np.sum(results["test"]["confusion"]) == SIZES["test"]
+
+
+@pytest.mark.parametrize(("task", "inside"), [("classify", "encoder.net."), ("segment", "net.encoder.")])
+def test_a_frozen_encoder_stays_the_pretrained_one_with_its_bands_in_our_order(
+    made: Path, pretrained: Path, tmp_path: Path, task: str, inside: str
+) -> None:
+    options = ["--task", task, "--init", str(pretrained), "--freeze", "encoder", "--epochs", "2"]
+    results = run(made, tmp_path / "run", *options)
+    assert results["bands"] == BANDS and results["freeze"] == "encoder"
+    before = load_file(pretrained / "encoder.safetensors")
+    after = load_file(tmp_path / "run" / "best.safetensors")
+    tuned = {name.removeprefix(inside): value for name, value in after.items() if name.startswith(inside)}
+    assert tuned.keys() == before.keys()
+    different = [name for name, value in before.items() if not torch.equal(tuned[name], value)]
+    assert len(different) == 1, "only the first convolution, which takes four bands now instead of five"
+    stem = before[different[0]][:, [3, 4, 2, 0]]  # B02 B03 B04 B08 in the run's order of bands
+    scale = tuned[different[0]] / stem
+    assert torch.allclose(scale, scale.mean(), rtol=1e-4)
+
+
+def test_an_encoder_that_is_not_frozen_learns_and_may_keep_its_own_statistics(
+    made: Path, pretrained: Path, tmp_path: Path
+) -> None:
+    options = ["--task", "classify", "--init", str(pretrained), "--epochs", "1"]
+    results = [run(made, tmp_path / name, *options, "--normalise", name) for name in ("set", "encoder")]
+    assert [content["normalise"] for content in results] == ["set", "encoder"]
+    one, other = (load_file(tmp_path / name / "best.safetensors") for name in ("set", "encoder"))
+    before = load_file(pretrained / "encoder.safetensors")
+    assert any(not torch.equal(one[f"encoder.net.{k}"], v) for k, v in before.items() if v.ndim == 4 and v.shape[1] > 5)
+    assert any(not torch.equal(one[k], other[k]) for k in one), "other inputs, another model"
+
+
+def test_the_test_split_bears_on_nothing_but_the_test_scores(made: Path, tmp_path: Path) -> None:
+    first = SIZES["train"] + SIZES["val"]
+    poisoned = shards(
+        tmp_path / "set",
+        mask=lambda n, grid: fields(n, grid) if n < first else np.full(grid, 3, np.uint8),
+        label=lambda n: n % 19 if n < first else 18 - n % 19,
+    )
+    for task in ("classify", "segment"):
+        options = ["--task", task, "--init", "scratch", "--epochs", "2", "--label-fraction", "0.5"]
+        clean = run(made, tmp_path / f"{task}-clean", *options)
+        wrong = run(poisoned, tmp_path / f"{task}-wrong", *options)
+        weights = [load_file(tmp_path / f"{task}-{name}" / "best.safetensors") for name in ("clean", "wrong")]
+        assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+        assert (clean["val"], clean["best_epoch"]) == (wrong["val"], wrong["best_epoch"])
+        assert clean["test"] != wrong["test"]
+
+
+def test_label_fraction_takes_the_stratified_subset(made: Path, tmp_path: Path) -> None:
+    options = ["--task", "classify", "--init", "scratch", "--epochs", "1", "--label-fraction", "0.25"]
+    results = run(made, tmp_path / "run", *options)
+    labels = ShardSet.open(made).labels("train", "land_cover")
+    assert results["labelled_samples"] == len(labelled_subset(labels, 0.25, 0)) == 24
+
+
+def test_masks_that_are_ignored_altogether_do_no_harm(tmp_path: Path) -> None:
+    made = shards(tmp_path / "set", mask=lambda n, grid: np.full(grid, 255, np.uint8))
+    results = run(made, tmp_path / "run", "--task", "segment", "--init", "scratch", "--epochs", "1")
+    assert results["test"]["macro_iou"] == 0 and results["test"]["per_class"]["iou"] == {}
+
+
+def test_what_cannot_be_done_is_one_clear_line(made: Path, pretrained: Path, tmp_path: Path) -> None:
+    bare = make_set(tmp_path / "bare", {"train": 8}, arrays={"10m.npy": (["B02", "B12"], 32)})
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "file").touch()
+    for made_of, out, options, said in (
+        (made, "used", ["--task", "classify", "--init", "scratch"], "not empty"),
+        (made, "a", ["--task", "classify", "--init", "scratch", "--label-fraction", "1.5"], "label fraction"),
+        (made, "b", ["--task", "classify", "--init", str(tmp_path)], "holds no encoder"),
+        (made, "c", ["--task", "classify", "--init", "scratch", "--normalise", "encoder"], "--init"),
+        (made, "d", ["--task", "classify", "--init", "scratch", "--encoder", "resnet19"], "resnet19"),
+        (bare, "e", ["--task", "segment", "--init", "scratch"], "no masks"),
+        (bare, "f", ["--task", "classify", "--init", str(pretrained)], "B12"),
+        (bare, "g", ["--task", "classify", "--init", "scratch"], "no split 'val'"),
+    ):
+        with pytest.raises(BandstreamError, match=re.escape(said)) as caught:
+            run(made_of, tmp_path / out, *options)
+        assert "\n" not in str(caught.value)
+        assert not (tmp_path / out / "results.json").exists()
+
+
+def test_wrong_usage_is_told_by_click() -> None:
+    assert CliRunner().invoke(finetune.main, ["x", "--out", "y", "--task", "sing", "--init", "scratch"]).exit_code == 2
+    assert CliRunner().invoke(finetune.main, ["--help"]).exit_code == 0
