@@ -61,7 +61,8 @@ def nt_xent(first: torch.Tensor, second: torch.Tensor, temperature: float) -> Co
         similarity = similarity.scatter(1, itself[:, None], float("-inf"))
         loss = F.cross_entropy(similarity, partner)
         with torch.no_grad():
-            closer = (similarity > similarity.gather(1, partner[:, None])).sum(1)  # (2n,)
+            # a tie counts against: embeddings that have become one point are no hits
+            closer = (similarity >= similarity.gather(1, partner[:, None])).sum(1) - 1  # (2n,)
         return Contrast(loss, (closer < 1).float().mean(), (closer < 5).float().mean())
 
 

@@ -42,7 +42,9 @@ def test_the_loss_is_the_papers(n, temperature):
 
 def test_closed_forms():
     same = torch.ones(8, 4)
-    assert nt_xent(same, same, 0.5).loss.item() == pytest.approx(math.log(15), rel=1e-6)
+    collapsed = nt_xent(same, same, 0.5)
+    assert collapsed.loss.item() == pytest.approx(math.log(15), rel=1e-6)
+    assert collapsed.top1.item() == collapsed.top5.item() == 0
     apart = torch.eye(8)
     perfect = nt_xent(apart, apart, 0.1)
     assert perfect.loss.item() == pytest.approx(math.log(1 + 14 * math.exp(-10)), abs=1e-6)
