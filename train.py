@@ -2,13 +2,14 @@
 
     bandstream train SHARDS --out RUN                            with the default recipe
     bandstream train SHARDS --out RUN --recipe recipes/simclr-resnet18.toml --epochs 200
-    bandstream train SHARDS --out RUN --resume                   go on where the run was stopped or killed
+    bandstream train SHARDS --out RUN --resume                   go on where the run was stopped or killed, if it was
     torchrun --nproc-per-node 8 train.py SHARDS --out RUN        on several GPUs; batch sizes are global
 
 RUN holds recipe.json, metrics.jsonl, tensorboard/, views.png, checkpoints/ and, at the end, encoder.safetensors with
 encoder.json and a model card, and summary.json. SIGTERM (a scheduler's notice) finishes the step, saves, and leaves
 with exit code 143; the same command with --resume goes on. A run that is resumed, on the same number of processes
-and threads, ends with the same weights as one left alone.
+and threads, ends with the same weights as one left alone. A job script can always say --resume: where nothing was saved
+yet, the run begins.
 """
 
 import signal
@@ -25,12 +26,15 @@ from cli import run
 # so many steps are no longer learning: a falling loss does not say so.
 COLLAPSED, COLLAPSED_STEPS = 0.05, 50
 
+# Knobs that do not bear on the weights: a run may be resumed with others.
+FREE = ("log_steps", "checkpoint_steps")
+
 
 @click.command()
 @click.argument("shards", type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the run.")
 @click.option("--recipe", "recipe_file", type=click.Path(path_type=Path), help="TOML with any of the knobs.")
-@click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in --out.")
+@click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in --out, if there is one.")
 @click.option("--encoder", help="An smp or timm encoder, such as resnet50.")
 @click.option("--epochs", type=int)
 @click.option("--batch-size", type=int, help="Over all processes.")
@@ -68,7 +72,7 @@ def pretrain(
     from shards import atomic
     from shards.errors import BandstreamError
     from shards.shardset import ShardSet
-    from training.checkpoint import load_checkpoint, rng_state, save_checkpoint, set_rng_state
+    from training.checkpoint import checkpoints, load_checkpoint, rng_state, save_checkpoint, set_rng_state
     from training.distributed import any_rank, mean_over_ranks
     from training.monitor import Monitor
     from training.optimiser import build_optimiser, set_learning_rate
@@ -95,10 +99,11 @@ def pretrain(
     optimiser = build_optimiser({bare: 1.0}, recipe.optimiser, recipe.weight_decay)
     rates = warmup_cosine(recipe.lr, steps, int(recipe.warmup_epochs * len(loader)))
     step = 0
-    if resume:
+    if resume and checkpoints(out / "checkpoints"):
         saved = load_checkpoint(out / "checkpoints")
-        if saved["recipe"] != recipe.model_dump(mode="json"):
-            changed = [k for k, v in recipe.model_dump(mode="json").items() if saved["recipe"].get(k) != v]
+        knobs = recipe.model_dump(mode="json")
+        changed = [name for name in knobs if name not in FREE and saved["recipe"].get(name) != knobs[name]]
+        if changed:
             raise BandstreamError(
                 f"{out} was started with another {', '.join(changed)}: resume with the same recipe and options"
             )
@@ -129,14 +134,16 @@ def pretrain(
     before = signal.signal(signal.SIGTERM, lambda number, frame: told_to_stop.append(number))
     began, first_step, collapsed = time.perf_counter(), step, 0
     last_time, last_waiting, last_step = began, loader.waiting, step
-    values: dict[str, float] = {}
     with Monitor(out, steps, step, place.is_main) as monitor:
+        values = monitor.last
         if place.is_main:
             atomic.write_json(out / "recipe.json", recipe.model_dump(mode="json"))
             click.echo(
                 f"{len(loader)} steps an epoch, {steps} in all; {loader.left_out} of {shard_set.size('train')} samples "
                 f"are left out of each epoch's tail; {recipe.encoder}, {len(loader.bands)} bands, {place.device}"
             )
+            if resume:
+                click.echo(f"resumed at step {step}" if step else f"nothing was saved in {out}: beginning at step 0")
         for epoch in range(loader.epoch, recipe.epochs):
             for batch in loader:
                 first, second = (view.to(place.device, memory_format=torch.channels_last) for view in batch.views)
@@ -150,7 +157,9 @@ def pretrain(
                 optimiser.step()
                 step += 1
                 leaving = any_rank(bool(told_to_stop), place)
-                if step % recipe.log_steps == 0 or step == steps or step == first_step + 1 or leaving:
+                saving = leaving or step % recipe.checkpoint_steps == 0 or step % len(loader) == 0
+                # what is saved was looked at before: no checkpoint holds a model that diverged
+                if saving or step % recipe.log_steps == 0 or step == first_step + 1:
                     unit = nn.functional.normalize(one.detach(), dim=1)
                     spread = unit.std(0).mean() * unit.shape[1] ** 0.5
                     raw = torch.stack([contrast.loss.detach(), contrast.top1, contrast.top5, spread, norm])
@@ -179,14 +188,12 @@ def pretrain(
                     sheet = view_sheet([v[:8].float().numpy(force=True) for v in batch.views], manifest, loader.bands)
                     save_picture(out / "views.png", sheet)
                     monitor.picture("views", sheet, 0)
-                if leaving:
+                if saving:
                     save()
+                if leaving:
                     if place.is_main:
                         click.echo(f"stopped at step {step}, saved: go on with --resume", err=True)
                     sys.exit(143)
-                if step % recipe.checkpoint_steps == 0:
-                    save()
-            save()
     signal.signal(signal.SIGTERM, before)
 
     # -- what is kept --------------------------------------------------------------------------------------------------

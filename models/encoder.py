@@ -1,6 +1,7 @@
 """Encoders of segmentation_models_pytorch and timm, with as many input channels as there are bands."""
 
 import difflib
+from typing import Any
 
 import segmentation_models_pytorch as smp
 import timm
@@ -40,17 +41,31 @@ def build_encoder(name: str, in_channels: int, view_size: int | None = None) -> 
     `name`: one of smp's encoders (`resnet18`, `tu-convnext_tiny`, …), or any timm model (`vit_small_patch16_224`, …);
     `view_size` in pixels is what a transformer's positions are made for. Raises BandstreamError on an unknown name.
     """
-    if name in smp.encoders.encoders or name.startswith("tu-"):
+    if name in smp.encoders.encoders or (name.startswith("tu-") and timm.is_model(name[3:])):
         try:
             net = smp.encoders.get_encoder(name, in_channels=in_channels, depth=5, weights=None)
         except (KeyError, RuntimeError, ValueError) as error:
             raise BandstreamError(f"encoder {name!r} cannot be built: {error}") from None
         return Encoder(net, name, "smp", in_channels, net.out_channels[-1])
     if not timm.is_model(name):
-        known = [*smp.encoders.encoders, *timm.list_models()]
-        close = difflib.get_close_matches(name, known, 3)
+        known = {*smp.encoders.encoders, *timm.list_models(), *(f"tu-{model}" for model in timm.list_models())}
+        close = difflib.get_close_matches(name, sorted(known), 3)
         hint = f"did you mean {' or '.join(close)}?" if close else "see smp.encoders.encoders and timm.list_models()"
         raise BandstreamError(f"no encoder {name!r} in segmentation_models_pytorch or timm: {hint}")
-    options = {"img_size": view_size} if view_size and name.startswith(("vit", "deit", "swin")) else {}
-    net = timm.create_model(name, pretrained=False, num_classes=0, in_chans=in_channels, **options)
+    net = _timm_model(name, in_channels, view_size)
     return Encoder(net, name, "timm", in_channels, net.num_features)
+
+
+def _timm_model(name: str, in_channels: int, view_size: int | None) -> Any:
+    """Transformers are made for `view_size`, and take other sizes too where timm can interpolate their positions."""
+    sized = {"img_size": view_size}
+    for options in ({**sized, "dynamic_img_size": True, "dynamic_img_pad": True}, sized, {}):
+        try:
+            return timm.create_model(name, num_classes=0, in_chans=in_channels, **options)
+        except TypeError:  # timm's way of saying that this architecture knows no such option
+            continue
+        except (AssertionError, RuntimeError, ValueError) as error:
+            raise BandstreamError(
+                f"encoder {name!r} cannot be built for views of {view_size} pixels: {error}"
+            ) from None
+    raise BandstreamError(f"encoder {name!r} cannot be built with {in_channels} bands")

@@ -1,6 +1,7 @@
 """train.py as a user runs it: from start to export, killed and resumed, on two ranks, and when it goes wrong."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,11 +9,13 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from shards.errors import BandstreamError
 from tests.pipeline.making import make_set
 from train import main
+from training.checkpoint import checkpoints
 
 ROOT = Path(__file__).parent.parent
 SMALL = ["--encoder", "tu-resnet10t", "--view-size", "32", "--batch-size", "8", "--device", "cpu", "--threads", "1"]
@@ -90,6 +93,29 @@ def test_resuming_with_another_recipe_names_what_changed(shards, undisturbed):
         main(options, standalone_mode=False)
 
 
+def test_resuming_a_finished_run_exports_it_again(shards, undisturbed, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(undisturbed, out)
+    for name in ("encoder.safetensors", "encoder.json", "README.md"):  # as if killed just before
+        (out / name).unlink()
+    options = [str(shards), "--out", str(out), *SMALL, "--epochs", "4", "--checkpoint-steps", "7", "--resume"]
+    main(options, standalone_mode=False)
+    for name in ("encoder.safetensors", "encoder.json", "README.md"):
+        assert (out / name).read_bytes() == (undisturbed / name).read_bytes().replace(
+            b'"checkpoint_steps": 2', b'"checkpoint_steps": 7'
+        )
+    assert "loss" in json.loads((out / "encoder.json").read_text())["scores"]
+
+
+def test_killed_before_anything_was_saved_the_same_command_begins(shards, undisturbed, tmp_path):
+    out = tmp_path / "run"
+    out.mkdir()
+    for name in ("recipe.json", "metrics.jsonl"):
+        (out / name).write_bytes((undisturbed / name).read_bytes()[:50])
+    main([str(shards), "--out", str(out), *SMALL, "--epochs", "1", "--resume"], standalone_mode=False)
+    assert [line["step"] for line in logged(out)] == [0, 4]
+
+
 def test_two_ranks_train_together(shards, tmp_path):
     out = tmp_path / "run"
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -106,6 +132,9 @@ def test_a_learning_rate_far_too_high_is_stopped_and_named(shards, tmp_path):
     result = train(shards, tmp_path / "run", "--recipe", str(recipe), "--epochs", "100")
     assert result.returncode == 1
     assert "lower --lr" in result.stderr and result.stderr.count("\n") == 1
+    for path in checkpoints(tmp_path / "run" / "checkpoints"):
+        model = torch.load(path, weights_only=True)["model"]
+        assert all(tensor.isfinite().all() for tensor in model.values() if tensor.is_floating_point())
 
 
 @pytest.mark.parametrize(

@@ -24,12 +24,15 @@ class Monitor:
         self._begin = time.perf_counter()
         self._first = step
         self._shown = 0.0
+        self.last: dict[str, Any] = {}
+        """The newest line of `metrics.jsonl` from before `step`; empty where there is none."""
         if not active:
             return
         from torch.utils.tensorboard import SummaryWriter
 
         path = folder / METRICS
         kept = [line for line in read_metrics(path) if line["step"] < step]
+        self.last = kept[-1] if kept else {}
         atomic.write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = path.open("a")
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step)

@@ -37,6 +37,8 @@ class Recipe(BaseModel):
                 place = content
                 for table in tables:
                     place = place.setdefault(table, {})
+                    if not isinstance(place, dict):
+                        raise BandstreamError(f"{path}: {table} is a table of knobs, not one value")
                 place[knob] = value
         try:
             return cls.model_validate(content)
@@ -96,4 +98,4 @@ class FineTuning(Recipe):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     seed: int = 0
     view: ViewRecipe = ViewRecipe(size=None, crop_scale=(0.6, 1.0))
-    """Of training; evaluation takes whole patches at the same size."""
+    """Of training. Evaluation takes whole patches: at the same size to classify, at the patch's own to segment."""

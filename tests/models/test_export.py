@@ -53,6 +53,7 @@ def test_a_transformer_travels_too(tmp_path):
     with torch.inference_mode():
         torch.testing.assert_close(loaded.eval()(x), encoder(x), rtol=0, atol=0)
     assert encoder(x).shape == (2, info.num_features)
+    assert loaded(torch.randn(2, 12, 120, 120)).shape == (2, info.num_features)  # positions are interpolated
 
 
 def test_loading_gives_the_same_features_and_says_what_was_trained(tmp_path):
@@ -103,9 +104,25 @@ def test_folders_that_hold_no_encoder_are_told_apart(tmp_path):
         load_encoder(tmp_path)
 
 
-def test_unknown_encoders_are_named_with_what_is_close():
-    with pytest.raises(BandstreamError, match="no encoder 'resnet19'.*resnet18"):
-        build_encoder("resnet19", 12)
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("resnet19", "no encoder 'resnet19'.*resnet18"),
+        ("tu-resnt10t", "no encoder 'tu-resnt10t'.*tu-resnet10t"),
+        ("tu-vit_tiny_patch16_224", "cannot be built"),
+        ("qqqqqqqqqq", "timm.list_models"),
+    ],
+)
+def test_encoders_that_cannot_be_are_named_with_what_is_close(name, told):
+    with pytest.raises(BandstreamError, match=told):
+        build_encoder(name, 12, 64)
+
+
+@pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "mixer_s32_224", "resnet10t"])
+def test_timms_other_families_take_the_views_at_hand(name):
+    encoder = build_encoder(name, 5, 64).eval()
+    with torch.inference_mode():
+        assert encoder(torch.randn(1, 5, 64, 64)).shape == (1, encoder.num_features)
 
 
 @pytest.mark.parametrize("size", [120, 64, 45])

@@ -20,7 +20,8 @@ RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))
 
 @pytest.mark.parametrize("path", RECIPES, ids=str)
 def test_every_recipe_is_valid(path):
-    Pretraining.read(path, {})
+    tunes = path.stem in ("demo-classify", "demo-segment")
+    (FineTuning if tunes else Pretraining).read(path, {})
 
 
 def test_options_override_the_recipe_and_reach_into_tables(tmp_path):
@@ -48,6 +49,9 @@ def test_wrong_recipes_are_refused_by_name(tmp_path, text, named):
         Pretraining.read(path, {})
     with pytest.raises(BandstreamError, match="cannot be read"):
         Pretraining.read(tmp_path / "missing.toml", {})
+    path.write_text("view = 3")
+    with pytest.raises(BandstreamError, match="view is a table"):
+        Pretraining.read(path, {"view.size": 32})
 
 
 def test_the_schedule_rises_straight_and_falls_like_a_cosine():
