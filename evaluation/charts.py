@@ -9,9 +9,12 @@ LEFT, RIGHT, TOP, BOTTOM = 46, 12, 12, 34
 
 
 def line_chart(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], x_label: str, y_label: str) -> str:
-    """Lines of (x, y), by name, as an `<svg>` of classes `axis`, `grid`, `line s1`, `line s2`, …; "" without points."""
+    """Lines of (x, y), by name, as an `<svg>` of classes `axis`, `grid`, `line s1`, `line s2`, …
+
+    Points that are not finite are left out; "" where there are no two to join.
+    """
     points = [(x, y) for xs, ys in lines.values() for x, y in zip(xs, ys, strict=True) if math.isfinite(y)]
-    if not points:
+    if len({x for x, _ in points}) < 2:
         return ""
     x_ticks, y_ticks = ticks(*_span(x for x, _ in points)), ticks(*_span(y for _, y in points))
     low_x, high_x = x_ticks[0], x_ticks[-1]

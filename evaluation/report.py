@@ -245,7 +245,11 @@ def _finetuning(runs: list[tuple[Path, dict[str, Any]]], datasets: dict[str, Pat
             f"({_percent(first['label_fraction'])})",
             "figures": [("from scratch", low), ("pretrained", high)],
             "text": f"{NAMES[score]} on the test split; {_ahead(high - low, 'the start from scratch')}. "
-            f"{len(scratch)} and {len(pretrained)} run{'s' if len(scratch) + len(pretrained) > 2 else ' each'}.",
+            + (
+                "One run each."
+                if len(scratch) == len(pretrained) == 1
+                else f"Means of {len(scratch)} and {len(pretrained)} runs."
+            ),
         }
     absent = [name for name in first["classes"] if name not in first["test"]["support"]]
     return {
@@ -272,7 +276,7 @@ def _curves(runs: list[tuple[Path, dict[str, Any]]], score: str, names: list[str
             for name, log in zip(names, logged, strict=True)
         }
         if svg := line_chart(lines, "step", key):
-            charts.append({"svg": _safe(svg), "text": told, "keys": names})
+            charts.append({"svg": _safe(svg), "text": told, "names": names})
     return charts
 
 
