@@ -42,7 +42,8 @@ def plan(out: Path, patches: int, seed: int, fraction: float) -> list[tuple[str,
     ]
     for name, encoder_name in probes.items():
         folder = f"probe-{name}"
-        command = ["evaluate", str(shards), "--encoder", encoder_name, "--view-size", "64", "--out", str(out / folder)]
+        command = ["evaluate", str(shards), "--encoder", encoder_name, "--features", "stages", "--view-size", "120"]
+        command += ["--out", str(out / folder)]
         stages.append((f"Probe frozen features, {name}", folder, command))
     for task in ("classify", "segment"):
         for name, init in inits.items():
@@ -59,7 +60,7 @@ def plan(out: Path, patches: int, seed: int, fraction: float) -> list[tuple[str,
 
 @click.command()
 @click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder of the demo.")
-@click.option("--patches", type=click.IntRange(100), default=1200, show_default=True)
+@click.option("--patches", type=click.IntRange(100), default=1600, show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--label-fraction", type=click.FloatRange(0, 1, min_open=True), default=0.05, show_default=True)
 def main(out: Path, patches: int, seed: int, label_fraction: float) -> None:

@@ -33,6 +33,8 @@ def preview(dst: Path, out: Path, split: str, count: int, seed: int) -> None:
 @click.option("--encoder", required=True, metavar="RUN|random:NAME|statistics",
               help="A pretraining run; an encoder with random weights; or image statistics a band.")  # fmt: skip
 @click.option("--protocol", default="linear", show_default=True, type=click.Choice(["linear", "knn"]))
+@click.option("--features", "level", default="last", show_default=True, type=click.Choice(["last", "stages"]),
+              help="An encoder's last map, pooled; or those of all its stages, side by side.")  # fmt: skip
 @click.option("--label-fraction", default=1.0, show_default=True, help="Share of the train split's labels used.")
 @click.option("--view-size", type=click.IntRange(8), help="Pixels  [default: the encoder's view; else the patch's own]")
 @click.option("--normalise", default="set", show_default=True, type=click.Choice(["set", "encoder"]),
@@ -47,6 +49,7 @@ def evaluate(
     dst: Path,
     encoder: str,
     protocol: str,
+    level: str,
     label_fraction: float,
     view_size: int | None,
     normalise: str,
@@ -95,11 +98,11 @@ def evaluate(
             torch.manual_seed(seed)
             told = f"random {encoder.removeprefix(RANDOM)}"
             net = build_encoder(encoder.removeprefix(RANDOM), len(manifest.bands), view_size or shard_set.grid[0])
-            features = frozen(net, place.device)
+            features = frozen(net, place.device, level == "stages")
         else:
             net, info = load_encoder(encoder, manifest.band_names)
             told, view_size = f"pretrained {net.name}", view_size or info.view_size
-            features = frozen(net, place.device)
+            features = frozen(net, place.device, level == "stages")
             if normalise == "encoder":
                 statistics = {band.name: (band.mean, band.std) for band in info.bands}
         if normalise == "encoder" and statistics is None:
@@ -124,7 +127,7 @@ def evaluate(
         "stage": "evaluate", "task": "classify", "kind": spec.kind, "protocol": protocol, "encoder": told,
         "source": encoder, "label_fraction": label_fraction, "labelled_samples": len(subset), "seed": seed,
         "normalise": normalise, "view_size": view_size or shard_set.grid[0], "bands": manifest.band_names,
-        "features": int(found["train"][0].shape[1]), "classes": spec.classes, "score": SCORE[spec.kind],
+        "level": level, "features": int(found["train"][0].shape[1]), "classes": spec.classes, "score": SCORE[spec.kind],
         "chosen_on_val": probed.chosen, "test": test, "test_samples": shard_set.size("test"),
         "data": {"name": manifest.name, "manifest": manifest.fingerprint()},
         "seconds": {"features": extracted, "all": time.perf_counter() - began},

@@ -17,14 +17,17 @@ def image_statistics(views: torch.Tensor) -> torch.Tensor:
     return torch.cat([pixels.mean(2), pixels.std(2), *quantiles], 1)
 
 
-def frozen(encoder: nn.Module, device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
-    """An encoder as a function of views that neither learns nor moves its batch statistics."""
+def frozen(encoder: nn.Module, device: torch.device, stages: bool = False) -> Callable[[torch.Tensor], torch.Tensor]:
+    """An encoder as a function of views that neither learns nor moves its batch statistics.
+
+    `stages`: the pooled maps of all its stages (`Encoder.stages`), not of the last alone.
+    """
     encoder = encoder.to(device).eval()
+    pool: Callable[[torch.Tensor], torch.Tensor] = encoder.stages if stages else encoder  # type: ignore[assignment]
 
     def features(views: torch.Tensor) -> torch.Tensor:
         with torch.inference_mode():
-            pooled: torch.Tensor = encoder(views.to(device))
-            return pooled
+            return pool(views.to(device))
 
     return features
 

@@ -34,6 +34,17 @@ class Encoder(nn.Module):
         last: torch.Tensor = self.net(x)[-1]  # (N, D, H/32, W/32)
         return last.mean((2, 3))
 
+    def stages(self, x: torch.Tensor) -> torch.Tensor:
+        """The maps of every stage, each averaged over the picture, side by side: (N, C, H, W) → (N, sum of widths).
+
+        Early stages keep spectra and fine texture, which a contrastive loss drops from the last. A transformer has no
+        stages: its pooled features.
+        """
+        if self.library == "timm":
+            return self.forward(x)
+        maps = self.net(x)[1:]  # the first of smp's is the input itself
+        return torch.cat([stage.mean((2, 3)) for stage in maps if stage.shape[1]], 1)
+
 
 def build_encoder(name: str, in_channels: int, view_size: int | None = None) -> Encoder:
     """An encoder with random weights.

@@ -142,3 +142,15 @@ def test_segmentation_is_at_native_size(size):
 
 def test_a_classifier_has_an_output_a_class():
     assert Classifier(build_encoder("resnet18", 3), 10).eval()(torch.randn(2, 3, 64, 64)).shape == (2, 10)
+
+
+def test_stages_are_the_pooled_maps_side_by_side():
+    encoder = build_encoder("resnet18", 12).eval()
+    x = torch.randn(2, 12, 64, 64)
+    with torch.inference_mode():
+        found = encoder.stages(x)
+        assert found.shape == (2, 64 + 64 + 128 + 256 + 512)
+        torch.testing.assert_close(found[:, -512:], encoder(x))
+        torch.testing.assert_close(found[:, :64], encoder.net.relu(encoder.net.bn1(encoder.net.conv1(x))).mean((2, 3)))
+        transformer = build_encoder("vit_tiny_patch16_224", 3, 32).eval()
+        torch.testing.assert_close(transformer.stages(x[:, :3, :32, :32]), transformer(x[:, :3, :32, :32]))
