@@ -29,7 +29,6 @@ RECIPES = Path(__file__).parent / "recipes"
 def plan(out: Path, patches: int, seed: int, fraction: float) -> list[tuple[str, str, list[str]]]:
     """The stages: what a stage does, what it leaves behind in `out`, and its command."""
     archive, shards, encoder = out / "archive", out / "shards", out / "pretrained"
-    probes = {"statistics": "statistics", "random": "random:resnet18", "pretrained": str(encoder)}
     inits = {"scratch": "scratch", "pretrained": str(encoder)}
     ingest = ["ingest", "bigearthnet", str(archive), str(shards), "--shard-samples", "256"]
     train = ["train", str(shards), "--out", str(encoder), "--recipe", str(RECIPES / "demo.toml")]
@@ -40,11 +39,6 @@ def plan(out: Path, patches: int, seed: int, fraction: float) -> list[tuple[str,
         ("Draw a contact sheet", "preview.png", ["preview", str(shards), "--out", str(out / "preview.png")]),
         ("Pretrain an encoder without labels", "pretrained", train),
     ]
-    for name, encoder_name in probes.items():
-        folder = f"probe-{name}"
-        command = ["evaluate", str(shards), "--encoder", encoder_name, "--features", "stages", "--view-size", "120"]
-        command += ["--out", str(out / folder)]
-        stages.append((f"Probe frozen features, {name}", folder, command))
     for task in ("classify", "segment"):
         for name, init in inits.items():
             folder = f"{task}-{name}"
@@ -60,7 +54,7 @@ def plan(out: Path, patches: int, seed: int, fraction: float) -> list[tuple[str,
 
 @click.command()
 @click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder of the demo.")
-@click.option("--patches", type=click.IntRange(100), default=1600, show_default=True)
+@click.option("--patches", type=click.IntRange(100), default=4000, show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--label-fraction", type=click.FloatRange(0, 1, min_open=True), default=0.05, show_default=True)
 def main(out: Path, patches: int, seed: int, label_fraction: float) -> None:

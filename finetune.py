@@ -58,6 +58,7 @@ def finetune(
     device: Any, threads: int | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Train, choose on val, test once; returns what results.json holds."""
+    import numpy as np
     import torch
     from safetensors.torch import save
     from torch import nn
@@ -75,6 +76,7 @@ def finetune(
     from shards.shardset import ShardSet
     from training.monitor import Monitor
     from training.optimiser import build_optimiser, set_learning_rate
+    from training.precision import in_bfloat16
     from training.schedule import warmup_cosine
 
     # -- what there is to learn ----------------------------------------------------------------------------------------
@@ -96,8 +98,6 @@ def finetune(
     if manifest.labels:
         everything = shard_set.labels("train", next(iter(manifest.labels)))
     else:  # masks alone: nothing to stratify by
-        import numpy as np
-
         everything = np.zeros(shard_set.size("train"), np.int64)
     subset = labelled_subset(everything, label_fraction, recipe.seed)
 
@@ -120,15 +120,16 @@ def finetune(
     rest = nn.ModuleList([part for part in (model.net.children() if task == "segment" else [model.head])
                           if part is not inner])  # fmt: skip
     optimiser = build_optimiser({inner: recipe.encoder_lr, rest: 1.0}, recipe.optimiser, recipe.weight_decay)
-    half = recipe.precision == "bfloat16" or (recipe.precision == "auto" and device.type == "cuda")
+    half = in_bfloat16(recipe.precision, device)
 
     # -- the data ------------------------------------------------------------------------------------------------------
     shared: dict[str, Any] = {"device": device.type, "threads": threads, "bands": bands, "statistics": statistics}
     plain = ViewRecipe.plain(None if task == "segment" else recipe.view.size)  # masks are scored at their own size
     loader = Loader(shard_set, "train", min(recipe.batch_size, len(subset)), [recipe.view], seed=recipe.seed,
                     subset=subset, **served, **shared)  # fmt: skip
-    held_out = {split: Loader(shard_set, split, 2 * recipe.batch_size, [plain], training=False, **served, **shared)
-                for split in ("val", "test")}  # fmt: skip
+    looked_at = {"val": np.arange(shard_set.size("val"))[: recipe.validate_samples], "test": None}
+    held_out = {split: Loader(shard_set, split, 2 * recipe.batch_size, [plain], training=False, subset=chosen,
+                              **served, **shared) for split, chosen in looked_at.items()}  # fmt: skip
     steps = len(loader) * recipe.epochs
     rates = warmup_cosine(recipe.lr, steps, int(recipe.warmup_epochs * len(loader)))
 

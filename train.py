@@ -76,6 +76,7 @@ def pretrain(
     from training.distributed import any_rank, mean_over_ranks
     from training.monitor import Monitor
     from training.optimiser import build_optimiser, set_learning_rate
+    from training.precision import in_bfloat16
     from training.schedule import warmup_cosine
 
     # -- where from, where to ------------------------------------------------------------------------------------------
@@ -119,7 +120,7 @@ def pretrain(
     if recipe.compile:
         model = torch.compile(model)  # type: ignore[assignment]
     out.mkdir(parents=True, exist_ok=True)
-    half = recipe.precision == "bfloat16" or (recipe.precision == "auto" and place.device.type == "cuda")
+    half = in_bfloat16(recipe.precision, place.device)
 
     def save() -> None:
         if place.is_main:

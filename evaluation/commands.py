@@ -93,6 +93,8 @@ def evaluate(
     features: Callable[[torch.Tensor], torch.Tensor]
     with distributed(device) as place:
         if encoder == STATISTICS:
+            if level == "stages":
+                raise BandstreamError("image statistics have no stages: leave --features out")
             features, told = image_statistics, "image statistics"
         elif encoder.startswith(RANDOM):
             torch.manual_seed(seed)

@@ -7,7 +7,7 @@ import torch
 from sklearn.metrics import average_precision_score
 from torch import nn
 
-STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+STRENGTHS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 NEIGHBOURS = (5, 20, 50)
 
 

@@ -1,77 +1,16 @@
 """The report: runs and their comparison as one HTML page that needs nothing beside it."""
 
-import base64
-import json
 import os
 import platform
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from evaluation.charts import line_chart
-from evaluation.pictures import contact_sheet, png, short_name
+from evaluation.report_sections import dataset_section, finetuning_section, pretraining_section, probes_section
+from evaluation.runs import Run, discover, grouped, times
 from shards import atomic
-from shards.errors import BandstreamError
-from shards.manifest import CREATED_BY, FILE
+from shards.manifest import CREATED_BY
 from shards.shardset import ShardSet
-from training.monitor import METRICS, read_metrics
-
-STAGES = "stages.json"
-NAMES = {
-    "macro_map": "macro mAP", "micro_map": "micro mAP", "macro_f1": "macro F1", "micro_f1": "micro F1",
-    "macro_iou": "macro IoU", "accuracy": "accuracy", "average_precision": "average precision", "iou": "IoU",
-    "f1": "F1",
-}  # fmt: skip
-COLUMNS = {
-    "multilabel": ("macro_map", "micro_map", "macro_f1", "micro_f1"),
-    "single": ("accuracy", "macro_f1"),
-    "segment": ("macro_iou", "macro_f1", "accuracy"),
-}
-
-
-@dataclass
-class Found:
-    """What the named folders hold: shard sets, and of runs their folder and content."""
-
-    shards: list[Path] = field(default_factory=list)
-    pretraining: list[Path] = field(default_factory=list)
-    probes: list[tuple[Path, dict[str, Any]]] = field(default_factory=list)
-    finetuning: list[tuple[Path, dict[str, Any]]] = field(default_factory=list)
-    stages: list[dict[str, Any]] = field(default_factory=list)
-
-    def take(self, folder: Path) -> bool:
-        """Sort one folder in; False where it is none of these."""
-        if (folder / FILE).exists():
-            self.shards.append(folder)
-        elif (folder / "results.json").exists():
-            content = _read(folder / "results.json")
-            (self.probes if content.get("stage") == "evaluate" else self.finetuning).append((folder, content))
-        elif (folder / "recipe.json").exists() and (folder / METRICS).exists():
-            self.pretraining.append(folder)
-        else:
-            return False
-        return True
-
-
-def discover(paths: Iterable[Path]) -> Found:
-    """Shard sets and runs among `paths`, or in folders right below one. Raises BandstreamError on one with neither."""
-    found = Found()
-    for path in paths:
-        if not path.is_dir():
-            raise BandstreamError(f"{path} is no folder: name runs, shard sets, or a folder that holds some")
-        taken = found.take(path)
-        if not taken:
-            for folder in sorted(inner for inner in path.iterdir() if inner.is_dir()):
-                taken = found.take(folder) or taken
-            if (path / STAGES).exists():
-                found.stages += _read(path / STAGES)
-        if not taken:
-            raise BandstreamError(f"{path} holds no run and no shard set: name the folder that `--out` wrote")
-    return found
 
 
 def write_report(paths: Sequence[Path], out: Path, title: str) -> None:
@@ -80,10 +19,12 @@ def write_report(paths: Sequence[Path], out: Path, title: str) -> None:
 
     found = discover(paths)
     datasets = {ShardSet.open(folder).manifest.fingerprint(): folder for folder in found.shards}
-    groups = [_finetuning(group, datasets) for group in _grouped(found.finetuning, ("kind", "data", "label_fraction"))]
-    probes = [_probes(group) for group in _grouped(found.probes, ("protocol", "data", "label_fraction"))]
-    times = found.stages or _times(found)
-    total = sum(row["seconds"] for row in times)
+    groups = [
+        finetuning_section(group, datasets) for group in grouped(found.finetuning, ("kind", "data", "label_fraction"))
+    ]
+    probes = [probes_section(group) for group in grouped(found.probes, ("protocol", "data", "label_fraction"))]
+    took = found.stages or times(found)
+    total = sum(row["seconds"] for row in took)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
@@ -93,8 +34,8 @@ def write_report(paths: Sequence[Path], out: Path, title: str) -> None:
         version=CREATED_BY,
         date=f"{datetime.now(UTC):%d %B %Y, %H:%M} UTC",
         verdicts=[verdict for group in (*groups, *probes) if (verdict := group["verdict"])],
-        datasets=[_dataset(folder) for folder in found.shards],
-        pretraining=[_pretraining(folder) for folder in found.pretraining],
+        datasets=[dataset_section(folder) for folder in found.shards],
+        pretraining=[pretraining_section(folder) for folder in found.pretraining],
         probes=probes,
         finetuning=groups,
         times=[
@@ -104,7 +45,7 @@ def write_report(paths: Sequence[Path], out: Path, title: str) -> None:
                 "share": row["seconds"] / max(total, 1e-9),
                 "told": row.get("told", ""),
             }
-            for row in times
+            for row in took
         ],
         total=total,
         commands=[row["command"] for row in found.stages if row.get("command")],
@@ -116,243 +57,7 @@ def write_report(paths: Sequence[Path], out: Path, title: str) -> None:
     atomic.write_text(out, page)
 
 
-# -- sections ----------------------------------------------------------------------------------------------------------
-
-
-def _dataset(folder: Path) -> dict[str, Any]:
-    shard_set = ShardSet.open(folder)
-    manifest = shard_set.manifest
-    grids = ", ".join(
-        f"{len(array.bands)} bands at {array.shape[1]} × {array.shape[2]}" for array in manifest.arrays.values()
-    )
-    size = sum(shard.bytes for split in manifest.splits.values() for shard in split.shards)
-    samples = sum(split.samples for split in manifest.splits.values())
-    rejected = ", ".join(f"{reason} {count:,}" for reason, count in manifest.rejected.items() if count)
-    text = (
-        f"{manifest.name} ({manifest.source.get('kind', 'source unknown')}): {samples:,} patches of "
-        f"{len(manifest.bands)} bands ({', '.join(manifest.band_names)}) in {size / 1e6:,.0f} MB of shards, each band "
-        f"as the source has it ({grids} pixels). "
-        + (f"Rejected at ingest: {rejected}." if rejected else "Nothing was rejected at ingest.")
-    )
-    first: list[str] = []
-    classes, shares = 0, {split: list[float]() for split in manifest.splits}
-    if manifest.labels:
-        name, spec = next(iter(manifest.labels.items()))
-        classes = len(spec.classes)
-        hot = {split: shard_set.labels(split, name) for split in manifest.splits}
-        if spec.kind == "single":
-            hot = {split: np.eye(classes)[values] for split, values in hot.items()}
-        most = np.argsort(-sum(values.mean(0) for values in hot.values()))[:5].tolist()
-        first = [short_name(spec.classes[k]) for k in most]
-        shares = {split: values.mean(0)[most].tolist() for split, values in hot.items()}
-    return {
-        "name": manifest.name, "text": text, "classes": classes, "first_classes": first,
-        "splits": [{"name": split, "samples": spec.samples, "shares": shares[split]}
-                   for split, spec in manifest.splits.items()],
-        "sheet": _picture(png(contact_sheet(shard_set, next(iter(manifest.splits)), 12, 0))),
-        "sheet_also": ", and the class map" if manifest.masks else "",
-    }  # fmt: skip
-
-
-def _pretraining(folder: Path) -> dict[str, Any]:
-    recipe, lines = _read(folder / "recipe.json"), read_metrics(folder / METRICS)
-    summary = _read(folder / "summary.json") if (folder / "summary.json").exists() else None
-    text = (
-        f"SimCLR, {recipe['encoder']}: {recipe['epochs']} epochs of batches of {recipe['batch_size']}, views of "
-        f"{recipe['view']['size'] or 'native'} pixels, temperature {recipe['temperature']:g}, seed {recipe['seed']}. "
-    )
-    if summary:
-        text += (
-            f"{summary['steps']:,} steps in {_duration(summary['seconds'])} on {summary['device']}: "
-            f"{summary['samples_per_s']:,.0f} samples/s, {summary['waiting']:.0%} of the time waiting for data. "
-            f"{summary['samples_left_out_per_epoch']} samples are left out of each epoch's tail."
-        )
-    else:
-        text += f"The run is not finished: {lines[-1]['step'] + 1 if lines else 0:,} steps so far."
-    charts = []
-    untrained = np.log(2 * recipe["batch_size"] - 1)
-    for key, label, told in (
-        ("loss", "loss", f"NT-Xent loss. Untrained embeddings give about log(2N − 1) = {untrained:.2f}."),
-        ("top1", "share", "How often a view's partner is nearer to it than any other view of the batch (top 1)."),
-        ("feature_std", "spread", "Spread of the embeddings over the sphere: 1 is even, 0 is collapsed to a point."),
-    ):  # fmt: skip
-        points = [(line["step"] + 1, line[key]) for line in lines if key in line]
-        if points:
-            steps, values = zip(*points, strict=True)
-            charts.append({"svg": _safe(line_chart({key: (steps, values)}, "step", label)), "text": told})
-    views = folder / "views.png"
-    return {
-        "name": folder.name, "text": text, "charts": charts,
-        "views": _picture(views.read_bytes()) if views.exists() else None,
-    }  # fmt: skip
-
-
-def _probes(runs: list[tuple[Path, dict[str, Any]]]) -> dict[str, Any]:
-    """One table of probes that share protocol, data and label fraction; floors first."""
-    runs = sorted(runs, key=lambda run: (_is_pretrained(run[1]), run[1]["test"][run[1]["score"]]))
-    first = runs[0][1]
-    kind = first["kind"]
-    protocol = {"linear": "a linear probe", "knn": "nearest neighbours"}.get(first["protocol"], first["protocol"])
-    rows = _rows(runs, COLUMNS[kind])
-    for row, (_, content) in zip(rows, runs, strict=True):
-        row["features"] = f"{content['features']:,}"
-    floors = [c["test"][first["score"]] for _, c in runs if not _is_pretrained(c)]
-    pretrained = [c["test"][first["score"]] for _, c in runs if _is_pretrained(c)]
-    verdict = None
-    if floors and pretrained:
-        low, high = max(floors), max(pretrained)
-        verdict = {
-            "title": f"Frozen features, {protocol}, {_percent(first['label_fraction'])} of the labels",
-            "figures": [("best floor", low), ("pretrained", high)],
-            "text": f"{NAMES[first['score']]} on the test split; {_ahead(high - low, 'the best floor')}.",
-        }
-    return {
-        "title": f"Frozen features: {protocol} with {_percent(first['label_fraction'])} of the labels",
-        "text": "What the features hold before anything is fine-tuned. The floors: statistics of each band over the "
-        "patch (no texture, no shape), and an encoder with random weights. Scores on the test split.",
-        "columns": [NAMES[name] for name in COLUMNS[kind]], "rows": rows, "verdict": verdict,
-    }  # fmt: skip
-
-
-def _finetuning(runs: list[tuple[Path, dict[str, Any]]], datasets: dict[str, Path]) -> dict[str, Any]:
-    """One section of runs that share task, data and label fraction; scratch first."""
-    runs = sorted(runs, key=lambda run: (_is_pretrained(run[1]), run[1]["freeze"] == "none", run[0].name))
-    first = runs[0][1]
-    kind, score = first["kind"], first["score"]
-    task = {"multilabel": "multi-label classification", "single": "classification", "segment": "segmentation"}[kind]
-    rows = _rows(runs, COLUMNS[kind])
-    for row, (_, content) in zip(rows, runs, strict=True):
-        row |= {"val": content["val"], "time": _duration(content["seconds"]["all"]),
-                "epochs": f"{content['best_epoch'] + 1} / {content['epochs_run']}"}  # fmt: skip
-    scratch = [c["test"] for _, c in runs if not _is_pretrained(c)]
-    pretrained = [c["test"] for _, c in runs if _is_pretrained(c) and c["freeze"] == "none"]
-    compared = bool(scratch and pretrained)
-    measure = next(iter(first["test"]["per_class"]))
-    per_class = []
-    for name in first["test"]["per_class"][measure]:
-        values = [content["test"]["per_class"][measure].get(name, 0.0) for _, content in runs]
-        per_class.append({
-            "name": name, "short": short_name(name), "support": first["test"]["support"][name],
-            "cells": [{"value": v, "pretrained": _is_pretrained(c)} for v, (_, c) in zip(values, runs, strict=True)],
-            "difference": np.mean([t["per_class"][measure][name] for t in pretrained])
-            - np.mean([t["per_class"][measure][name] for t in scratch]) if compared else 0.0,
-        })  # fmt: skip
-    verdict = None
-    if compared:
-        low, high = (float(np.mean([test[score] for test in tests])) for tests in (scratch, pretrained))
-        verdict = {
-            "title": f"{task.capitalize()}, {first['labelled_samples']:,} labelled patches "
-            f"({_percent(first['label_fraction'])})",
-            "figures": [("from scratch", low), ("pretrained", high)],
-            "text": f"{NAMES[score]} on the test split; {_ahead(high - low, 'the start from scratch')}. "
-            + (
-                "One run each."
-                if len(scratch) == len(pretrained) == 1
-                else f"Means of {len(scratch)} and {len(pretrained)} runs."
-            ),
-        }
-    absent = [name for name in first["classes"] if name not in first["test"]["support"]]
-    return {
-        "title": f"Fine-tuning: {task} with {_percent(first['label_fraction'])} of the labels",
-        "text": f"{first['labelled_samples']:,} labelled patches of the train split, the same for every row with the "
-        f"same seed; {first['encoder']}{' in a U-Net' if kind == 'segment' else ''}; scores on the "
-        f"{first['test_samples']:,} patches of the test split, by the epoch with the best {NAMES[score]} on val.",
-        "columns": [NAMES[name] for name in COLUMNS[kind]], "rows": rows, "verdict": verdict,
-        "measure": NAMES[measure], "unit": "test pixels" if kind == "segment" else "in test",
-        "difference": compared, "per_class": per_class, "absent": "; ".join(absent),
-        "charts": _curves(runs, score, [row["name"] for row in rows]),
-        "pictures": _predictions(runs, datasets, [row["name"] for row in rows]),
-        "confusions": [{"source": _picture((folder / "confusion.png").read_bytes()), "text": row["name"]}
-                       for (folder, _), row in zip(runs, rows, strict=True) if (folder / "confusion.png").exists()],
-    }  # fmt: skip
-
-
-def _curves(runs: list[tuple[Path, dict[str, Any]]], score: str, names: list[str]) -> list[dict[str, Any]]:
-    charts = []
-    logged = [read_metrics(folder / METRICS) for folder, _ in runs]
-    for key, told in (("loss", "Training loss."), (f"val_{score}", f"{NAMES[score]} on the val split.")):
-        lines = {
-            name: ([x["step"] + 1 for x in log if key in x], [x[key] for x in log if key in x])
-            for name, log in zip(names, logged, strict=True)
-        }
-        if svg := line_chart(lines, "step", key):
-            charts.append({"svg": _safe(svg), "text": told, "names": names})
-    return charts
-
-
-def _predictions(
-    runs: list[tuple[Path, dict[str, Any]]], datasets: dict[str, Path], names: list[str]
-) -> list[dict[str, Any]]:
-    """One sheet of the same patches for all runs, where the shard set is at hand; else each run's own picture."""
-    from evaluation.result_figures import PREDICTIONS, compare_predictions
-
-    data = datasets.get(runs[0][1]["data"]["manifest"])
-    if data is not None and all((folder / PREDICTIONS).exists() for folder, _ in runs):
-        sheet = compare_predictions(ShardSet.open(data), runs[0][1], [folder for folder, _ in runs], names)
-        told = "Predictions on patches of the test split, which no run was trained or chosen on."
-        return [{"source": _picture(png(sheet)), "text": told}]
-    return [
-        {"source": _picture((folder / "predictions.png").read_bytes()), "text": f"Predictions of the run {name}."}
-        for (folder, _), name in zip(runs, names, strict=True)
-        if (folder / "predictions.png").exists()
-    ]
-
-
-# -- parts -------------------------------------------------------------------------------------------------------------
-
-
-def _rows(runs: list[tuple[Path, dict[str, Any]]], columns: Sequence[str]) -> list[dict[str, Any]]:
-    best = {name: max(content["test"][name] for _, content in runs) for name in columns}
-    labels = [_label(content) for _, content in runs]
-    rows = []
-    for label, (folder, content) in zip(labels, runs, strict=True):
-        rows.append({
-            "name": label if labels.count(label) == 1 else f"{label} ({folder.name})",
-            "labels": f"{content['labelled_samples']:,}", "pretrained": _is_pretrained(content),
-            "cells": [{"value": content["test"][name], "best": len(runs) > 1 and content["test"][name] == best[name]}
-                      for name in columns],
-        })  # fmt: skip
-    return rows
-
-
-def _is_pretrained(content: dict[str, Any]) -> bool:
-    if content.get("stage") == "evaluate":
-        return str(content["encoder"]).startswith("pretrained")
-    return bool(content["init"] != "scratch")
-
-
-def _label(content: dict[str, Any]) -> str:
-    if content.get("stage") == "evaluate":
-        return str(content["encoder"])
-    start = "from scratch" if content["init"] == "scratch" else "pretrained"
-    return f"{start}, encoder frozen" if content["freeze"] == "encoder" else start
-
-
-def _grouped(runs: list[tuple[Path, dict[str, Any]]], keys: Sequence[str]) -> list[list[tuple[Path, dict[str, Any]]]]:
-    groups: dict[str, list[tuple[Path, dict[str, Any]]]] = {}
-    for run in runs:
-        groups.setdefault(json.dumps([run[1][key] for key in keys]), []).append(run)
-    return list(groups.values())
-
-
-def _times(found: Found) -> list[dict[str, Any]]:
-    """Without the stages of a whole: what each run recorded of itself."""
-    rows = []
-    for folder in found.pretraining:
-        if (folder / "summary.json").exists():
-            rows.append({"stage": f"pretraining ({folder.name})", "seconds": _read(folder / "summary.json")["seconds"]})
-    for folder, content in (*found.probes, *found.finetuning):
-        rows.append({"stage": f"{_label(content)} ({folder.name})", "seconds": content["seconds"]["all"]})
-    return rows
-
-
-def _ahead(difference: float, of_what: str) -> str:
-    if abs(difference) < 0.0005:
-        return f"level with {of_what}"
-    return f"{abs(difference):.3f} {'ahead of' if difference > 0 else 'behind'} {of_what}"
-
-
-def _chance(runs: list[tuple[Path, dict[str, Any]]]) -> str:
+def _chance(runs: list[Run]) -> str:
     seeds = {content["seed"] for _, content in runs}
     if not runs:
         return ""
@@ -364,36 +69,9 @@ def _chance(runs: list[tuple[Path, dict[str, Any]]]) -> str:
     return f"Fine-tuning runs have {len(seeds)} seeds; the figures at the top are means over the runs of a kind."
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.3g} %"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
 def _processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or "an unknown processor"
-
-
-def _read(path: Path) -> Any:
-    try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise BandstreamError(f"{path} cannot be read ({error}): run that stage again") from None
-
-
-def _picture(content: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(content).decode()}"
-
-
-def _safe(svg: str) -> Any:
-    import markupsafe
-
-    return markupsafe.Markup(svg)

@@ -7,6 +7,9 @@ import numpy as np
 from pipeline.hashing import combine, uniform
 from pipeline.views import ViewRecipe
 
+DRAWS_VERSION = 1
+"""Raised with every change by which the same integers draw another view, so that no run is resumed across it."""
+
 CROP_TRIES = 10
 NOISE_MARGIN = 128
 """The noise tile is so many pixels larger than a view, in both directions, and is cut at a drawn position."""

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from nvidia import dali
 
-from pipeline.draws import draw
+from pipeline.draws import DRAWS_VERSION, draw
 from pipeline.graph import ViewGraph
 from pipeline.order import Order
 from pipeline.reader import Reader
@@ -48,7 +48,8 @@ class Loader:
     Parameters: `batch_size` over all ranks; `views`, one recipe a view; `labels`, `masks`, names in the manifest to
     serve along (a mask needs exactly one view); `bands`, names in the order wanted (default: the manifest's);
     `statistics`, band → (mean, std) in stored numbers to standardise with (default: the manifest's); `subset`, sample
-    numbers of the split to stay within; `dtype`, `float32` or `float16`; `threads` of the graph and of the reader.
+    numbers of the split to stay within; `device`, `cpu` or `cuda` (this process's current one); `dtype`, `float32` or
+    `float16`; `threads` of the graph and of the reader.
 
     Views are the same bits whatever the batch size, the ranks and the threads: they depend on (seed, epoch, sample,
     view) alone. Tensors share memory with the graph's outputs and stay valid as long as they are held.
@@ -74,6 +75,8 @@ class Loader:
         subset: np.ndarray | None = None,
         dtype: str = "float32",
     ) -> None:
+        if device not in ("cpu", "cuda"):
+            raise BandstreamError(f"device {device!r} is neither 'cpu' nor 'cuda'; which GPU: torch.cuda.set_device")
         self.shard_set = shard_set if isinstance(shard_set, ShardSet) else ShardSet.open(shard_set)
         manifest = self.shard_set.manifest
         self.split = split
@@ -81,6 +84,7 @@ class Loader:
         self.views = tuple(views)
         self.seed = seed
         self.training = training
+        self.dtype = dtype
         self.waiting = 0.0
         self.epoch = self.cursor = 0
         total = self.shard_set.size(split)
@@ -208,6 +212,8 @@ class Loader:
             "views": [recipe.model_dump(mode="json") for recipe in self.views],
             "batch size": self.order.batch_size,
             "seed": self.seed,
+            "dtype": self.dtype,
+            "draws": DRAWS_VERSION,
             "DALI": dali.__version__,
         }
 

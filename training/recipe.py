@@ -65,7 +65,7 @@ class Pretraining(Recipe):
     clip: Positive = 5.0
     """Gradients whose joint norm is larger are scaled down to it."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """auto: bfloat16 autocast on a GPU, float32 on a CPU."""
+    """auto: bfloat16 autocast where the device has instructions for it, float32 elsewhere."""
     compile: bool = False
     bands: list[str] | None = None
     """Names, in the order of the encoder's channels; by default all bands of the set."""
@@ -95,6 +95,8 @@ class FineTuning(Recipe):
     """Epochs without a better validation score after which training stops."""
     validate_steps: Count = 20
     """Steps at least between two validations, so that few labels do not mean that validation takes all the time."""
+    validate_samples: Count | None = None
+    """Samples of the val split that a validation looks at, the first of its (shuffled) order; None: all."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     seed: int = 0
     view: ViewRecipe = ViewRecipe(size=None, crop_scale=(0.6, 1.0))

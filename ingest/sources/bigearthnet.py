@@ -12,10 +12,10 @@ Rejected, as the authors leave them out of the 19-class nomenclature: patches wh
 """
 
 import json
+import math
 import os
 import re
 from collections.abc import Iterable, Mapping
-from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ import numpy as np
 
 from ingest import clc
 from ingest.geotiff import RasterError, Reader
+from ingest.product import baseline_of, date_of, iso_date, offset_of, tile_of
 from ingest.source import Entry, Facts, Listing, Rejected, Schema
 from ingest.tiff import Header
 from ingest.utm import lon_lat
@@ -40,11 +41,6 @@ LABEL = "land_cover"
 METADATA, MAPS = "metadata.parquet", "Reference_Maps"
 SPLITS = {"train": "train", "validation": "val", "val": "val", "test": "test"}
 JSON_BYTES = 1024
-# BOA_ADD_OFFSET of processing baseline 04.00 and later (Sentinel-2 L2A product specification, S2-PDGS-TAS-DI-PSD)
-OFFSET, FIRST_WITH_OFFSET, REPROCESSED = 1000, 400, 9999
-DATE = re.compile(r"_(\d{8})T(\d{5,6})_")
-BASELINE = re.compile(r"_N(\d{4})_")
-TILE = re.compile(r"_(T\d{2}[A-Z]{3})_")
 
 
 class BigEarthNet:
@@ -219,16 +215,9 @@ class BigEarthNet:
         return found, []
 
     def read(self, entry: Entry, views: Mapping[str, np.ndarray]) -> Facts:
-        labels, date, baseline, tile = entry.labels, "", "", ""
+        labels, date, product = entry.labels, "", entry.key
         if self.version == "1":
-            labels, date, tile_source = self._v1_metadata(entry)
-            named = f"_{tile_source}_"
-        else:
-            named = f"_{entry.key}_"
-        if found := BASELINE.search(named):
-            baseline = f"N{found[1]}"
-        if found := TILE.search(named):
-            tile = found[1]
+            labels, date, product = self._v1_metadata(entry)
         headers: list[Header] = []
         stem = f"{entry.path}/{entry.key}"
         for member, (bands, _) in ARRAYS.items():
@@ -238,12 +227,12 @@ class BigEarthNet:
             codes = np.empty(views["mask.npy"].shape, np.uint16)
             self._raster(self._map_reader, self._maps_prefix, entry, entry.extra["map"], codes, headers)
             views["mask.npy"][...] = self._codes.take(codes)
-        removed = _offset(baseline) if self.version == "2" else 0
+        removed = offset_of(baseline_of(product)) if self.version == "2" else 0
         if removed:
             for member in ARRAYS:
                 np.maximum(views[member], removed, out=views[member])
                 np.subtract(views[member], removed, out=views[member])
-        return _facts(entry, labels, date or _date(entry.key), baseline, tile, removed, headers[0])
+        return _facts(entry, labels, date or date_of(entry.key), product, removed, headers[0])
 
     def _raster(
         self, reader: Reader, prefix: str, entry: Entry, path: str, plane: np.ndarray, headers: list[Header]
@@ -270,7 +259,7 @@ class BigEarthNet:
             names = content["labels"]
             indices = _indices(path, names, clc.NAME_TO_CLASS)
             date = str(content.get("acquisition_date", "")).replace(" ", "T")
-            return {LABEL: indices}, _valid_date(date), str(content.get("tile_source", ""))
+            return {LABEL: indices}, iso_date(date), str(content.get("tile_source", ""))
         except FileNotFoundError:
             raise Rejected(entry.path, "no-metadata", f"{os.path.basename(path)} is not there") from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -318,39 +307,22 @@ def _bounds(header: Header, shape: tuple[int, ...]) -> tuple[float, float, float
     return c, f + e * shape[0], c + a * shape[1], f
 
 
-def _offset(baseline: str) -> int:
-    """What to take from each stored number, by the processing baseline in the product's name (N9999: reprocessed)."""
-    number = int(baseline[1:]) if baseline else 0
-    return OFFSET if FIRST_WITH_OFFSET <= number < REPROCESSED else 0
-
-
-def _date(key: str) -> str:
-    """ISO date of a product's name; version 1 writes 09:30:20 as T93020."""
-    found = DATE.search(key)
-    if not found:
-        return ""
-    day, time = found[1], found[2].zfill(6)
-    return _valid_date(f"{day[:4]}-{day[4:6]}-{day[6:]}T{time[:2]}:{time[2:4]}:{time[4:]}")
-
-
-def _valid_date(text: str) -> str:
-    try:
-        return datetime.fromisoformat(text).isoformat()
-    except ValueError:
-        return ""
-
-
 def _facts(
-    entry: Entry, labels: dict[str, tuple[int, ...]], date: str, baseline: str, tile: str, removed: int, header: Header
+    entry: Entry, labels: dict[str, tuple[int, ...]], date: str, product: str, removed: int, header: Header
 ) -> Facts:
     left, bottom, right, top = _bounds(header, (120, 120))
-    lon = lat = 0.0
-    if header.transform:
+    place: tuple[float, float] | None = None
+    if header.transform and header.epsg:
         try:
-            lon, lat = lon_lat(header.epsg, (left + right) / 2, (bottom + top) / 2) if header.epsg else (0.0, 0.0)
+            place = lon_lat(header.epsg, (left + right) / 2, (bottom + top) / 2)
         except (ValueError, OverflowError) as error:
             raise Rejected(entry.path, "misplaced", str(error)) from None
-    country = entry.extra.get("country", "")
+    columns = {
+        "country": entry.extra.get("country", ""),
+        "tile": tile_of(product),
+        "processing_baseline": baseline_of(product),
+    }
+    lon, lat = place or (0.0, 0.0)
     content = {
         "id": entry.key,
         "date": date,
@@ -359,11 +331,10 @@ def _facts(
         "bounds": [left, bottom, right, top],
         "lon": lon,
         "lat": lat,
-        "processing_baseline": baseline,
+        "processing_baseline": columns["processing_baseline"],
         "offset_removed": removed,
         "nodata": "" if header.nodata is None else f"{header.nodata:g}",
-        "tile": tile,
-        "country": country,
+        "tile": columns["tile"],
+        "country": columns["country"],
     }
-    columns = {"country": country, "tile": tile, "processing_baseline": baseline}
-    return Facts(labels, content, lon, lat, date, columns)
+    return Facts(labels, content, *(place or (math.nan, math.nan)), date, columns)

@@ -65,6 +65,16 @@ def test_random_encoders_are_a_function_of_the_seed(made: Path, tmp_path: Path) 
     assert scores[0]["labelled_samples"] == 30
 
 
+def test_all_stages_of_an_encoder_may_be_probed(made: Path, tmp_path: Path) -> None:
+    found = {}
+    for level in ("last", "stages"):
+        options = ("--features", level, "--view-size", 32, "--device", "cpu", "--out", tmp_path / level)
+        call("evaluate", made, "--encoder", "random:resnet18", *options)
+        found[level] = json.loads((tmp_path / level / "results.json").read_text())
+    assert found["last"]["features"] == 512 and found["stages"]["features"] == 64 + 64 + 128 + 256 + 512
+    assert {level: results["level"] for level, results in found.items()} == {"last": "last", "stages": "stages"}
+
+
 def test_what_cannot_be_probed_is_one_clear_line(made: Path, tmp_path: Path) -> None:
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "file").touch()
@@ -74,6 +84,7 @@ def test_what_cannot_be_probed_is_one_clear_line(made: Path, tmp_path: Path) -> 
         (str(tmp_path), "b", (), "holds no encoder"),
         ("statistics", "c", ("--normalise", "encoder"), "--encoder"),
         ("statistics", "d", ("--label-fraction", "0"), "label fraction"),
+        ("statistics", "e", ("--features", "stages"), "no stages"),
     ):
         with pytest.raises(BandstreamError, match=said):
             call("evaluate", made, "--encoder", encoder, "--device", "cpu", "--out", tmp_path / out, *options)

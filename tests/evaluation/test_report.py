@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evaluation.report import discover, write_report
+from evaluation.report import write_report
+from evaluation.runs import discover
 from shards.errors import BandstreamError
 from shards.manifest import Manifest
 

@@ -154,6 +154,19 @@ def test_split_file(v2: Path, tmp_path: Path) -> None:
             read_split_file(tmp_path / "wrong.csv")
 
 
+def test_a_place_that_is_unknown_is_no_place(tmp_path: Path) -> None:
+    patch = tmp_path / "a" / "BigEarthNet-S2" / V2_TILE / patch_name(0)
+    patch.mkdir(parents=True)
+    for band, plane in archives.bands(0).items():
+        (patch / f"{patch.name}_{band}.tif").write_bytes(tiff(plane, place=None))
+    convert(tmp_path / "a", tmp_path / "set")
+    rows = pq.read_table(tmp_path / "set" / "samples.parquet")
+    assert np.isnan(rows["lon"][0].as_py()) and np.isnan(rows["lat"][0].as_py())
+    content = ShardSet.open(tmp_path / "set").read("train", 0).json
+    assert (content["crs"], content["lon"], content["lat"]) == ("", 0.0, 0.0)
+    check(tmp_path / "set", tmp_path / "a")
+
+
 def test_offset_of_later_baselines_is_removed(tmp_path: Path) -> None:
     archive = tmp_path / "a"
     name = patch_name(0).replace("N9999", "N0400")
