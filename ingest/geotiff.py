@@ -146,15 +146,27 @@ def _take(parsed: Strips, data: bytes, out: np.ndarray) -> None:
         target = out[top : top + parsed.rows]
         strip = data[offset : offset + count]
         if parsed.compression != NONE:
-            try:
-                strip = zlib.decompressobj().decompress(strip, target.nbytes)
-            except zlib.error as error:
-                raise RasterError("unreadable", f"strip {index} does not decompress ({error})") from None
+            strip = _inflated(index, strip, 2 * width * parsed.rows)
             if len(strip) < target.nbytes:
                 raise RasterError("truncated", f"strip {index} holds {len(strip)} of {target.nbytes} bytes")
-        pixels = np.frombuffer(strip, parsed.order + "u2").reshape(-1, width)
+        pixels = np.frombuffer(strip, parsed.order + "u2", target.size).reshape(-1, width)
         # predictor 2 stores each pixel's difference from its left neighbour, modulo 2^16
         target[...] = np.add.accumulate(pixels, axis=1, dtype=np.uint16) if parsed.predictor == 2 else pixels
+
+
+def _inflated(index: int, strip: bytes, most: int) -> bytes:
+    """The content of a zlib stream of at most `most` bytes, its checksum compared (which GDAL leaves undone)."""
+    stream = zlib.decompressobj()
+    try:
+        content = stream.decompress(strip, most)
+        more = stream.decompress(stream.unconsumed_tail, 1)
+    except zlib.error as error:
+        raise RasterError("unreadable", f"strip {index} does not decompress ({error})") from None
+    if more:
+        raise RasterError("unreadable", f"strip {index} holds more than its rows")
+    if not stream.eof:
+        raise RasterError("truncated", f"strip {index} ends too early")
+    return content
 
 
 def read_rasterio(path: str, out: np.ndarray) -> Header:

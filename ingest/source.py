@@ -70,12 +70,13 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What reading a sample told: class indices by label name, the content of its json, and its catalogue columns."""
+    """What reading a sample told: class indices by label name, the content of its json, its place (degrees,
+    WGS 84; None where unknown), and its other catalogue columns."""
 
     labels: dict[str, tuple[int, ...]]
     json: dict[str, Any]
-    lon: float
-    lat: float
+    lon: float | None
+    lat: float | None
     date: str
     columns: dict[str, Any]
 

@@ -12,7 +12,6 @@ Rejected, as the authors leave them out of the 19-class nomenclature: patches wh
 """
 
 import json
-import math
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -337,4 +336,5 @@ def _facts(
         "tile": columns["tile"],
         "country": columns["country"],
     }
-    return Facts(labels, content, *(place or (math.nan, math.nan)), date, columns)
+    lon, lat = place or (None, None)
+    return Facts(labels, content, lon, lat, date, columns)

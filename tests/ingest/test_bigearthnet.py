@@ -161,7 +161,7 @@ def test_a_place_that_is_unknown_is_no_place(tmp_path: Path) -> None:
         (patch / f"{patch.name}_{band}.tif").write_bytes(tiff(plane, place=None))
     convert(tmp_path / "a", tmp_path / "set")
     rows = pq.read_table(tmp_path / "set" / "samples.parquet")
-    assert np.isnan(rows["lon"][0].as_py()) and np.isnan(rows["lat"][0].as_py())
+    assert rows["lon"][0].as_py() is None and rows["lat"][0].as_py() is None
     content = ShardSet.open(tmp_path / "set").read("train", 0).json
     assert (content["crs"], content["lon"], content["lat"]) == ("", 0.0, 0.0)
     check(tmp_path / "set", tmp_path / "a")

@@ -211,11 +211,25 @@ def test_absurd_headers_cost_no_memory(tmp_path: Path) -> None:
     path = tmp_path / "count.tif"
     path.write_bytes(tiff(PIXELS, extra={279: (4, (0xFFFFFFF0,))}))
     equal_to_rasterio(Reader(), path)
-    # a strip that decompresses to more than its rows take is cut off where it should end
-    path = tmp_path / "long.tif"
+    # a strip that decompresses to more than its rows is not decompressed to its end
     content = tiff(np.zeros((4000, 20), np.uint16), deflate=True, extra={257: (3, (20,)), 278: (3, (20,))})
-    path.write_bytes(content)
-    Reader().read(str(path), np.empty((20, 20), np.uint16))
+    assert refusal(tmp_path, content).reason == "unreadable"
+    # the last strip may be padded to the rows of the others
+    path.write_bytes(tiff(np.vstack([PIXELS, PIXELS[:4]]), rows=8, deflate=True, extra={257: (3, (20,))}))
+    equal_to_rasterio(Reader(), path)
+
+
+def test_a_damaged_strip_fails_its_checksum(tmp_path: Path) -> None:
+    content = bytearray(tiff(PIXELS, rows=8, deflate=True, predictor=2))
+    parsed = parse(bytes(content))
+    assert parsed
+    start, count = parsed.strips[0]
+    found = set()
+    for position in range(start, start + count):
+        damaged = content.copy()
+        damaged[position] ^= 1
+        found.add(refusal(tmp_path, bytes(damaged)).reason)
+    assert found <= {"unreadable", "truncated"}
 
 
 @settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])

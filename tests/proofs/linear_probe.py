@@ -10,7 +10,7 @@ from typing import Any
 
 REPOSITORY = Path(__file__).parents[2]
 OPTIONS = ["--recipe", REPOSITORY / "recipes" / "demo.toml", "--encoder", "resnet18", "--epochs", 10]
-PATCHES, SEEDS, VIEW = 8000, 3, 120
+PATCHES, SEEDS, VIEW = 6000, 3, 120
 
 
 def bandstream(*words: object) -> None:
