@@ -192,8 +192,8 @@ class _Writer:
             "split": [self.shard.split] * count,
             "shard": [f"{self.shard.name}.tar"] * count,
             "position": list(range(count)),
-            "lon": [facts.lon for facts in self.facts],
-            "lat": [facts.lat for facts in self.facts],
+            "lon": [facts.place and facts.place[0] for facts in self.facts],
+            "lat": [facts.place and facts.place[1] for facts in self.facts],
             "date": [facts.date for facts in self.facts],
         }
         for name in schema.labels:

@@ -70,13 +70,12 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What reading a sample told: class indices by label name, the content of its json, its place (degrees,
-    WGS 84; None where unknown), and its other catalogue columns."""
+    """What reading a sample told: class indices by label name, the content of its json, its place (longitude
+    and latitude in degrees, WGS 84; None where unknown), and its other catalogue columns."""
 
     labels: dict[str, tuple[int, ...]]
     json: dict[str, Any]
-    lon: float | None
-    lat: float | None
+    place: tuple[float, float] | None
     date: str
     columns: dict[str, Any]
 

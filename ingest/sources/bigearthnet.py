@@ -336,5 +336,4 @@ def _facts(
         "tile": columns["tile"],
         "country": columns["country"],
     }
-    lon, lat = place or (None, None)
-    return Facts(labels, content, lon, lat, date, columns)
+    return Facts(labels, content, place, date, columns)
