@@ -10,6 +10,8 @@ from typing import Any
 import click
 
 PACKAGES = ("bandstream", "numpy", "torch", "nvidia-dali-cuda130", "webdataset")
+SETTLING_SECONDS = 1.0
+"""Before the clock starts: what was prefetched is used up, and the others have refilled their queues."""
 
 
 @click.command()
@@ -60,6 +62,9 @@ def loader(shards: Path, repeats: int, seconds: float, batch_size: int, view_siz
 
     def measured(batches: Iterator[Any], length: float) -> Callable[[], dict[str, float]]:
         def run() -> dict[str, float]:
+            settled = time.perf_counter() + SETTLING_SECONDS
+            while time.perf_counter() < settled:
+                next(batches)
             samples, total = 0, 0.0
             began, cpu = time.perf_counter(), _cpu_seconds()
             while time.perf_counter() - began < length:
@@ -70,7 +75,6 @@ def loader(shards: Path, repeats: int, seconds: float, batch_size: int, view_siz
             assert total != 0
             return {"samples_per_s": samples / wall, "cpus": (_cpu_seconds() - cpu) / wall}
 
-        next(batches)
         return run
 
     # WebDataset gets its best number of workers, each tried once
