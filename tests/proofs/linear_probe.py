@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any
 
 REPOSITORY = Path(__file__).parents[2]
-OPTIONS = ["--recipe", REPOSITORY / "recipes" / "demo.toml", "--encoder", "resnet18", "--epochs", 12]
+OPTIONS = ["--recipe", REPOSITORY / "recipes" / "demo.toml", "--encoder", "resnet18", "--epochs", 24]
 UNLABELLED, LABELLED, SEEDS, VIEW = 20_000, 6000, 2, 120
 
 
