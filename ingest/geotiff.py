@@ -137,32 +137,34 @@ def _contents(path: str, pixels: int) -> bytes | None:
 
 def _take(parsed: Strips, data: bytes, out: np.ndarray) -> None:
     """Copy the strips into `out`, uint16 (H, W), decompressed where they must be."""
-    width = parsed.shape[1]
     if parsed.dtype:
         out[...] = np.frombuffer(data, parsed.dtype, out.size, parsed.start).reshape(out.shape)
         return
+    height, width = parsed.shape
+    pieces = []
     for index, (offset, count) in enumerate(parsed.strips):
-        top = index * parsed.rows
-        target = out[top : top + parsed.rows]
         strip = data[offset : offset + count]
         if parsed.compression != NONE:
             strip = _inflated(index, strip, 2 * width * parsed.rows)
-            if len(strip) < target.nbytes:
-                raise RasterError("truncated", f"strip {index} holds {len(strip)} of {target.nbytes} bytes")
-        pixels = np.frombuffer(strip, parsed.order + "u2", target.size).reshape(-1, width)
-        # predictor 2 stores each pixel's difference from its left neighbour, modulo 2^16
-        target[...] = np.add.accumulate(pixels, axis=1, dtype=np.uint16) if parsed.predictor == 2 else pixels
+        size = 2 * width * min(parsed.rows, height - index * parsed.rows)
+        if len(strip) < size:
+            raise RasterError("truncated", f"strip {index} holds {len(strip)} of {size} bytes")
+        pieces.append(strip[:size])
+    pixels = np.frombuffer(b"".join(pieces), parsed.order + "u2").reshape(out.shape)
+    if parsed.predictor == 2:  # each pixel is stored as its difference from its left neighbour, modulo 2^16
+        np.add.accumulate(pixels, axis=1, dtype=np.uint16, out=out)
+    else:
+        out[...] = pixels
 
 
 def _inflated(index: int, strip: bytes, most: int) -> bytes:
     """The content of a zlib stream of at most `most` bytes, its checksum compared (which GDAL leaves undone)."""
     stream = zlib.decompressobj()
     try:
-        content = stream.decompress(strip, most)
-        more = stream.decompress(stream.unconsumed_tail, 1)
+        content = stream.decompress(strip, most + 1)
     except zlib.error as error:
         raise RasterError("unreadable", f"strip {index} does not decompress ({error})") from None
-    if more:
+    if len(content) > most:
         raise RasterError("unreadable", f"strip {index} holds more than its rows")
     if not stream.eof:
         raise RasterError("truncated", f"strip {index} ends too early")
