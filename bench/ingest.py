@@ -65,8 +65,8 @@ def ingest(patches: int, archive: Path | None, repeats: int, output: Path | None
     ours, plain = results["bandstream"], results["plain"]
     ratios = [b["wall_s"] / a["wall_s"] for a, b in zip(ours, plain, strict=True)]
     record: dict[str, Any] = {
-        "what": "whole processes, one core each, page cache warm, disk idle at the start, uncompressed GeoTIFF patches; ours with checksums, "
-        "statistics, index and catalogue; plain: rasterio + webdataset.ShardWriter, none of these",
+        "what": "whole processes, one core each, page cache warm, disk idle at the start, uncompressed GeoTIFFs; "
+        "ours with checksums, statistics, index and catalogue; plain: rasterio + webdataset.ShardWriter, none of these",
         "patches": count,
         "source_bytes_a_patch": source_bytes / count,
         "repeats": repeats,
