@@ -20,7 +20,7 @@ TARGET = 12.0
 
 
 @click.command()
-@click.option("--patches", type=click.IntRange(20), default=4000, show_default=True, help="Made-up patches.")
+@click.option("--patches", type=click.IntRange(20), default=6000, show_default=True, help="Made-up patches.")
 @click.option("--archive", type=click.Path(path_type=Path, exists=True), help="A version 2 archive to take instead.")
 @click.option("--repeats", type=click.IntRange(1), default=5, show_default=True, help="Runs of each, interleaved.")
 @click.option("--json", "output", type=click.Path(path_type=Path), help="Where to write the result.")

@@ -7,10 +7,11 @@ where every tag that bears on pixels or place is one that it knows; `tests/inges
 
 import os
 import zlib
+from dataclasses import dataclass
 
 import numpy as np
 
-from ingest.tiff import NONE, Header, Strips, moved, parse
+from ingest.tiff import NONE, Header, Strips, kind_of, moved, parse, strip_table
 
 CHUNK = 1 << 16
 """Bytes asked for at once: more than any band of 120 x 120 takes."""
@@ -31,13 +32,27 @@ class RasterError(Exception):
         self.detail = detail
 
 
+Layout = tuple[tuple[tuple[int, int], ...], int]
+"""Where the bytes of a header lie that differ between files of a kind, and where its tags end."""
+
+
+@dataclass(slots=True)
+class _Usual:
+    """How files of a shape usually begin: layout, the last one's bytes before its pixels, its header, a buffer."""
+
+    layout: Layout
+    front: bytes
+    header: Header
+    head: bytearray
+
+
 class Reader:
-    """Reads files of few kinds in large numbers: remembers the headers that it has parsed, apart from the tie point."""
+    """Reads files of few kinds in large numbers: remembers what it has parsed, apart from what each has of its own."""
 
     def __init__(self) -> None:
-        self._layouts: dict[tuple[bytes, tuple[int, ...]], tuple[int, int]] = {}
-        self._known: dict[tuple[bytes, bytes], Strips] = {}
-        self._usual: dict[tuple[int, ...], tuple[int, bytearray]] = {}
+        self._layouts: dict[tuple[bytes, tuple[int, ...]], Layout] = {}
+        self._known: dict[tuple[bytes, ...], Strips] = {}
+        self._usual: dict[tuple[int, ...], _Usual] = {}
         self._beyond = bytearray(1)
 
     def read(self, path: str, out: np.ndarray) -> Header:
@@ -57,64 +72,69 @@ class Reader:
             raise RasterError("unreadable", error.strerror or str(error)) from None
         if data is None:
             return read_rasterio(path, out)
-        tie, start = self._layouts.get((data[:10], out.shape), (0, 0))
-        parsed = self._known.get((data[:tie], data[tie + 48 : start]))
-        if parsed is not None:
-            if parsed.end > len(data):
-                raise RasterError("truncated", f"{len(data)} bytes, its strips end at {parsed.end}")
+        parsed = self._known.get(kind_of(data, *self._layouts.get((data[:10], out.shape), ((), 0))))
+        strips = strip_table(parsed, data) if parsed is not None else ()
+        if parsed is not None and all(map(all, strips)):
             header = moved(parsed, data)
         else:
             parsed = self._parse(data)
             if parsed is None:
                 return read_rasterio(path, out)
             self._remember(parsed, data)
-            header = parsed.header
+            header, strips = parsed.header, parsed.strips
+        end = max(offset + count for offset, count in strips)
+        if end > len(data):
+            raise RasterError("truncated", f"{len(data)} bytes, its strips end at {end}")
         if parsed.shape != out.shape:
             raise RasterError("wrong-size", f"{_size(parsed.shape)} pixels, not {_size(out.shape)}")
         if parsed.type != (16, 1):
             raise RasterError("wrong-type", f"{_type_name(*parsed.type)}, not uint16")
-        _take(parsed, data, out)
+        _take(parsed, strips, data, out)
         return header
 
     def _read_usual(self, path: str, out: np.ndarray) -> Header | None:
         """Read a file that is like the last one of its shape in one call, its pixels to where they belong.
 
-        None where it is another after all; `out` then holds nothing of worth.
+        None where it is another after all; `out` then holds nothing of worth. Rasters of one shape that lie in one
+        place have the same Header, not only an equal one.
         """
-        tie, head = self._usual.get(out.shape, (0, None))
-        if head is None:
+        usual = self._usual.get(out.shape)
+        if usual is None:
             return None
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            size = os.preadv(descriptor, (head, out.data.cast("B"), self._beyond), 0)
+            size = os.preadv(descriptor, (usual.head, out.data.cast("B"), self._beyond), 0)
         finally:
             os.close(descriptor)
-        if size != len(head) + out.nbytes:
+        if size != len(usual.head) + out.nbytes:
             return None
-        front = bytes(head)
-        parsed = self._known.get((front[:tie], front[tie + 48 :]))
-        return None if parsed is None or parsed.dtype != "<u2" else moved(parsed, front)
+        if usual.head != usual.front:
+            front = bytes(usual.head)
+            parsed = self._known.get(kind_of(front, *usual.layout))
+            if parsed is None or (parsed.dtype, parsed.shape, parsed.start) != ("<u2", out.shape, len(front)):
+                return None
+            usual.front, usual.header = front, moved(parsed, front)
+        return usual.header
 
     def _parse(self, data: bytes) -> Strips | None:
         if len(data) < 8:
             raise RasterError("truncated", f"{len(data)} bytes, too short for a TIFF")
         try:
-            parsed = parse(data)
+            return parse(data)
         except ValueError as error:
             raise RasterError("truncated", f"{len(data)} bytes, and {error}") from None
-        if parsed is not None and parsed.end > len(data):
-            raise RasterError("truncated", f"{len(data)} bytes, its strips end at {parsed.end}")
-        return parsed
 
     def _remember(self, parsed: Strips, data: bytes) -> None:
-        if parsed.dtype and parsed.type == (16, 1) and parsed.tie and parsed.values_end <= parsed.start < CHUNK:
-            tie, start = parsed.tie, parsed.start
-            if len(self._known) >= KNOWN:
-                self._known.clear()
-            if len(data) == start + 2 * parsed.shape[0] * parsed.shape[1]:
-                self._usual[parsed.shape] = tie, bytearray(start)
-            self._layouts[data[:10], parsed.shape] = tie, start
-            self._known[data[:tie], data[tie + 48 : start]] = parsed
+        if parsed.type != (16, 1) or not parsed.holes or not parsed.values_end <= parsed.start < CHUNK:
+            return
+        if len(self._known) >= KNOWN:
+            self._known.clear()
+        layout = parsed.holes, parsed.values_end
+        self._layouts[data[:10], parsed.shape] = layout
+        self._known[kind_of(data, *layout)] = parsed
+        if parsed.dtype == "<u2" and len(data) == parsed.end:
+            front = data[: parsed.start]
+            self._usual[parsed.shape] = _Usual(layout, front, parsed.header, bytearray(front))
 
 
 def _contents(path: str, pixels: int) -> bytes | None:
@@ -135,14 +155,14 @@ def _contents(path: str, pixels: int) -> bytes | None:
         os.close(descriptor)
 
 
-def _take(parsed: Strips, data: bytes, out: np.ndarray) -> None:
+def _take(parsed: Strips, strips: tuple[tuple[int, int], ...], data: bytes, out: np.ndarray) -> None:
     """Copy the strips into `out`, uint16 (H, W), decompressed where they must be."""
     if parsed.dtype:
         out[...] = np.frombuffer(data, parsed.dtype, out.size, parsed.start).reshape(out.shape)
         return
     height, width = parsed.shape
     pieces = []
-    for index, (offset, count) in enumerate(parsed.strips):
+    for index, (offset, count) in enumerate(strips):
         strip = data[offset : offset + count]
         if parsed.compression != NONE:
             strip = _inflated(index, strip, 2 * width * parsed.rows)

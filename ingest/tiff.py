@@ -5,6 +5,7 @@
 
 import struct
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 ASCII, SHORT, LONG, DOUBLE = 2, 3, 4, 12
@@ -53,6 +54,10 @@ class Strips:
     scale: tuple[float, float]
     tie: int
     """Where the six numbers of the tie point lie, 0 where there is none."""
+    tables: tuple[tuple[int, str], ...]
+    """Of compressed strips, whose places and sizes differ from file to file: where these lie, and their format."""
+    holes: tuple[tuple[int, int], ...]
+    """Where the bytes of tie point and tables begin and end; empty where other tags share them."""
     values_end: int
     """Where the values of the tags end, as far as they lie outside the pixels."""
     start: int
@@ -92,20 +97,24 @@ def parse(data: bytes) -> Strips | None:
     if data[end : end + 4] != bytes(4):
         return None
     tags: dict[int, tuple[Any, ...]] = {}
-    tie, values_end = 0, end + 4
+    spans: dict[int, tuple[int, int]] = {0: (0, 8), -1: (directory, end + 4)}
     for entry in range(directory + 2, end, 12):
         tag, kind = struct.unpack_from(order + "HH", data, entry)
         if tag in tags or (tag not in TAGS and tag not in HARMLESS) or kind not in KINDS.get(tag, (kind,)):
             return None
         tags[tag], at, stop = _values(data, order, entry)
-        values_end = max(values_end, stop)
-        if tag == TIE_POINT and len(tags[tag]) == 6:
-            tie = at
-    return _strips(data, order, tags, tie, values_end)
+        if stop - at > 4:
+            spans[tag] = at, stop
+    return _strips(data, order, tags, spans)
 
 
-def _strips(data: bytes, order: str, tags: dict[int, tuple[Any, ...]], tie: int, values_end: int) -> Strips | None:
-    """The tags of a file put together; None where they describe something else than plain strips."""
+def _strips(
+    data: bytes, order: str, tags: dict[int, tuple[Any, ...]], spans: dict[int, tuple[int, int]]
+) -> Strips | None:
+    """The tags of a file put together; None where they describe something else than plain strips.
+
+    `spans`: where the values of tags lie that are not in the directory, and (0 and -1) where the directory lies.
+    """
 
     def number(tag: int, default: int) -> int:
         value = tags.get(tag, (default,))
@@ -131,6 +140,7 @@ def _strips(data: bytes, order: str, tags: dict[int, tuple[Any, ...]], tie: int,
         for index, count in enumerate(counts):
             if count != min(rows, height - index * rows) * width * bits // 8:
                 return None
+    tie = spans[TIE_POINT][0] if len(tags.get(TIE_POINT, ())) == 6 else 0
     placed = _place(data, order, tags, tie)
     if placed is None:
         return None
@@ -138,6 +148,13 @@ def _strips(data: bytes, order: str, tags: dict[int, tuple[Any, ...]], tie: int,
     strips = tuple(zip(offsets, counts, strict=True))
     ends = [offset + count for offset, count in strips]
     in_one_run = compression == NONE and list(offsets[1:]) == ends[:-1]
+    differing = (TIE_POINT,) if compression == NONE else (TIE_POINT, OFFSETS, COUNTS)
+    apart = all(one[1] <= other[0] for one, other in pairwise(sorted(spans.values())))
+    holes = tuple(sorted(spans[tag] for tag in differing)) if apart and spans.keys() >= set(differing) else ()
+    tables = tuple(
+        (at, f"{order}{pieces}{'H' if stop - at == 2 * pieces else 'I'}")
+        for at, stop in (spans[tag] for tag in differing[1:] if holes)
+    )
     return Strips(
         header,
         order,
@@ -149,7 +166,9 @@ def _strips(data: bytes, order: str, tags: dict[int, tuple[Any, ...]], tie: int,
         strips,
         scale,
         tie,
-        values_end,
+        tables,
+        holes,
+        max(stop for _, stop in spans.values()),
         min(offsets),
         max(ends),
         f"{order}u2" if in_one_run else "",
@@ -188,5 +207,23 @@ def _transform(
 
 
 def moved(parsed: Strips, data: bytes) -> Header:
-    """The header of a file that differs from a parsed one in its tie point alone."""
+    """The header of a file that differs from a parsed one in its holes alone."""
     return Header(parsed.header.epsg, _transform(data, parsed.order, parsed.tie, parsed.scale), parsed.header.nodata)
+
+
+def strip_table(parsed: Strips, data: bytes) -> tuple[tuple[int, int], ...]:
+    """The strips (offset, count) of a file that differs from a parsed one in its holes alone."""
+    if not parsed.tables:
+        return parsed.strips
+    offsets, counts = (struct.unpack_from(form, data, at) for at, form in parsed.tables)
+    return tuple(zip(offsets, counts, strict=True))
+
+
+def kind_of(data: bytes, holes: tuple[tuple[int, int], ...], end: int) -> tuple[bytes, ...]:
+    """The bytes before `end` that lie outside the holes: the same for all files of a kind."""
+    pieces, at = [], 0
+    for begin, stop in holes:
+        pieces.append(data[at:begin])
+        at = stop
+    pieces.append(data[at:end])
+    return tuple(pieces)

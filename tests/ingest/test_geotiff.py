@@ -1,5 +1,6 @@
 """The strip parser against rasterio: equal pixels, places and nodata on what it takes, a clear no to the rest."""
 
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -90,12 +91,43 @@ def test_remembered_headers_give_each_file_its_own(
         layout = dict(data.draw(st.sampled_from(layouts)))
         if layout["place"]:
             layout["place"] = (*layout["place"][:2], data.draw(st.sampled_from([0.0, 120.0])), 600.0)
+        if data.draw(st.booleans()):  # deflated, its strips then take other sizes and lie elsewhere
+            layout["pixels"] = layout["pixels"] // data.draw(st.sampled_from([7, 900]))
         path = tmp_path / "one.tif"
         path.write_bytes(tiff(**layout))
         one, other = np.empty_like(layout["pixels"]), np.empty_like(layout["pixels"])
         assert repr(reader.read(str(path), one)) == repr(Reader().read(str(path), other))
         np.testing.assert_array_equal(one, layout["pixels"])
         np.testing.assert_array_equal(other, layout["pixels"])
+
+
+def test_another_shape_of_as_many_bytes_is_never_taken_for_the_usual_one(tmp_path: Path) -> None:
+    reader = Reader()
+    place = (32633, 10.0, 0.0, 600.0)
+    for name, pixels in (("square", PIXELS), ("flat", PIXELS.reshape(10, 40))):
+        (tmp_path / name).write_bytes(tiff(pixels, place=place))
+    for name in ("square", "flat", "flat", "square", "flat"):
+        out = np.zeros((20, 20), np.uint16)
+        if name == "square":
+            reader.read(str(tmp_path / name), out)
+            np.testing.assert_array_equal(out, PIXELS)
+            continue
+        with pytest.raises(RasterError, match="40 x 10 pixels, not 20 x 20"):
+            reader.read(str(tmp_path / name), out)
+
+
+def test_values_that_two_tags_share_are_not_taken_for_a_files_own(tmp_path: Path) -> None:
+    """Pixel scale and tie point in the same bytes: another tie point is another scale."""
+    reader = Reader()
+    for scale in (10.0, 20.0, 20.0, 30.0):
+        content = bytearray(tiff(PIXELS))
+        entries = {struct.unpack_from("<H", content, at)[0]: at for at in range(10, 10 + 12 * content[8], 12)}
+        (tie,) = struct.unpack_from("<I", content, entries[33922] + 8)
+        struct.pack_into("<I", content, entries[33550] + 8, tie)
+        struct.pack_into("<6d", content, tie, scale, scale, 0.0, 3.0, 600.0, 0.0)
+        assert parse(bytes(content)) is not None
+        (tmp_path / "shared.tif").write_bytes(content)
+        equal_to_rasterio(reader, tmp_path / "shared.tif")
 
 
 @pytest.mark.parametrize(
@@ -244,9 +276,23 @@ def test_damage_is_refused_or_read_as_rasterio_does(
     path = tmp_path / "damaged.tif"
     path.write_bytes(content[:keep] if keep % 3 == 0 else content)
     out, other = np.zeros((20, 20), np.uint16), np.zeros((20, 20), np.uint16)
+    found = outcome(Reader(), path, out)
+    whole = tmp_path / "whole.tif"
+    whole.write_bytes(tiff(PIXELS, rows=8, deflate=deflate, predictor=2 if deflate else 1, nodata="0"))
+    reader = Reader()
+    reader.read(str(whole), other)
+    assert outcome(reader, path, other) == found, "what was read before changes nothing"
     try:
-        Reader().read(str(path), out)
         read_rasterio(str(path), other)
     except RasterError:
         return
-    np.testing.assert_array_equal(out, other)
+    if found[1]:
+        np.testing.assert_array_equal(out, other)
+
+
+def outcome(reader: Reader, path: Path, out: np.ndarray) -> tuple[str, bytes]:
+    """Header and pixels, or why there are none."""
+    try:
+        return repr(reader.read(str(path), out)), out.tobytes()
+    except RasterError as error:
+        return str(error), b""
