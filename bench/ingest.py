@@ -47,6 +47,7 @@ def ingest(patches: int, archive: Path | None, repeats: int, output: Path | None
         def whole(command: list[str]) -> Callable[[], dict[str, float]]:
             def run() -> dict[str, float]:
                 shutil.rmtree(target, ignore_errors=True)
+                _warm(archive)  # a system may take cold pages back while the other side runs
                 os.sync()  # what was written before is not written out at this run's expense
                 result = process([sys.executable, *command], REPOSITORY, core)
                 return {**result, "patches_per_s": count / result["wall_s"]}
@@ -189,6 +190,7 @@ def _profile(archive: Path, target: Path, count: int) -> dict[str, Any]:
         with atomic.replacing(target.parent / "written") as file:
             for _ in range(rounds):
                 file.write(blocks.data)
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # as the ingest does
 
     timed("write, fsync", write_all)
     ordered = [
