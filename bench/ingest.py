@@ -29,7 +29,7 @@ TARGET = 12.0
 )
 def ingest(patches: int, archive: Path | None, repeats: int, output: Path | None, scratch: Path | None) -> None:
     """Patches a second of our ingest beside a plain rasterio conversion of the same patches."""
-    from bench.measure import interleave, machine, process, summary
+    from bench.measure import interleave, machine, process, summary, warm
     from shards import atomic
 
     if output:
@@ -40,14 +40,14 @@ def ingest(patches: int, archive: Path | None, repeats: int, output: Path | None
             archive = Path(folder) / "archive"
             command = [sys.executable, "-m", "cli", "synth", str(archive), "--patches", str(patches), "--seed", "0"]
             subprocess.run(command, cwd=REPOSITORY, check=True, stdout=subprocess.DEVNULL)
-        source_bytes = _warm(archive)
+        source_bytes = warm(archive)
         count = sum(1 for tile in os.scandir(archive / "BigEarthNet-S2") for _ in os.scandir(tile.path))
         target = Path(folder) / "set"
 
         def whole(command: list[str]) -> Callable[[], dict[str, float]]:
             def run() -> dict[str, float]:
                 shutil.rmtree(target, ignore_errors=True)
-                _warm(archive)  # a system may take cold pages back while the other side runs
+                warm(archive)
                 os.sync()  # what was written before is not written out at this run's expense
                 result = process([sys.executable, *command], REPOSITORY, core)
                 return {**result, "patches_per_s": count / result["wall_s"]}
@@ -91,15 +91,6 @@ def ingest(patches: int, archive: Path | None, repeats: int, output: Path | None
     )
     for stage, microseconds in profile["microseconds_a_patch"].items():
         click.echo(f"  {stage:<42}{microseconds:>8.0f} µs a patch")
-
-
-def _warm(folder: Path) -> int:
-    """Read every file once, so that both sides find it in the page cache; their bytes."""
-    total = 0
-    for path, _, names in os.walk(folder):
-        for name in names:
-            total += len(Path(path, name).read_bytes())
-    return total
 
 
 def _profile(archive: Path, target: Path, count: int) -> dict[str, Any]:

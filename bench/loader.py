@@ -26,7 +26,7 @@ def loader(shards: Path, repeats: int, seconds: float, batch_size: int, view_siz
     import torch
 
     from bench import plain_loader
-    from bench.measure import interleave, machine, summary
+    from bench.measure import interleave, machine, summary, warm
     from pipeline.loader import Loader
     from pipeline.order import Order
     from pipeline.reader import Reader
@@ -62,6 +62,7 @@ def loader(shards: Path, repeats: int, seconds: float, batch_size: int, view_siz
 
     def measured(batches: Iterator[Any], length: float) -> Callable[[], dict[str, float]]:
         def run() -> dict[str, float]:
+            warm(shards)
             settled = time.perf_counter() + SETTLING_SECONDS
             while time.perf_counter() < settled:
                 next(batches)

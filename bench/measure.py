@@ -68,6 +68,15 @@ def process(command: Sequence[str], folder: Path, core: int | None = None) -> di
     return {"wall_s": wall, "cpu_s": usage.ru_utime + usage.ru_stime, "peak_mb": usage.ru_maxrss / 1024}
 
 
+def warm(folder: Path) -> int:
+    """Read every file once, for a system may have taken cold pages back from its page cache; their bytes."""
+    total = 0
+    for path, _, names in os.walk(folder):
+        for name in names:
+            total += len(Path(path, name).read_bytes())
+    return total
+
+
 def interleave(
     runs: Mapping[str, Callable[[], dict[str, float]]], repeats: int, told: Callable[[str], None]
 ) -> dict[str, list[dict[str, float]]]:
