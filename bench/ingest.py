@@ -98,9 +98,9 @@ def _profile(archive: Path, target: Path, count: int) -> dict[str, Any]:
     import numpy as np
 
     from bench.measure import process
-    from ingest import statistics
     from ingest.plan import Shard
-    from ingest.shard import SLOTS, Task, _Writer
+    from ingest.shard import SLOTS, Task, _Writer, tally_of
+    from ingest.source import Entry, Listening
     from ingest.sources.bigearthnet import ARRAYS, BigEarthNet
     from shards import atomic
 
@@ -119,17 +119,22 @@ def _profile(archive: Path, target: Path, count: int) -> dict[str, Any]:
         lambda: process([sys.executable, "-c", imports], REPOSITORY),
     )
     source = BigEarthNet(archive)
-    entries = timed("list, read metadata", source.listing).entries
+    items = timed("list, read metadata", lambda: list(source.listing(Listening(target.parent))))
+    entries = [item for item in items if isinstance(item, Entry)]
     shard = Shard("train-000000", "train", tuple(entries))
     writer = _Writer(Task(source, target, "", False), shard, Task(source, target, "", False).layout())
     views = writer.views[0]
     paths = [
-        f"{archive}/{entry.path}/{entry.key}_{band}.tif"
+        f"{archive}/BigEarthNet-S2/{entry.path}/{entry.key}_{band}.tif"
         for entry in entries
-        for bands, _ in ARRAYS.values()
-        for band in bands
+        for array in ARRAYS.values()
+        for band in array.bands
     ]
-    maps = [f"{archive}/Reference_Maps/{entry.extra['map']}" for entry in entries if "map" in entry.extra]
+    maps = [
+        f"{archive}/Reference_Maps/{entry.path}/{entry.key}_reference_map.tif"
+        for entry in entries
+        if source.schema.masks
+    ]
 
     def read_all() -> None:
         for path in (*paths, *maps):
@@ -158,14 +163,14 @@ def _profile(archive: Path, target: Path, count: int) -> dict[str, Any]:
 
     timed("… json, headers, statistics", fill_all)
     blocks = writer.slots
-    counts = np.zeros(statistics.VALUES, np.int64)
+    tally = tally_of(source.schema)
 
     def count_all() -> None:
         for _ in range(0, count, SLOTS):
             for member in ARRAYS:
                 pixels = writer.layout.view(blocks, member)
                 for index in range(pixels.shape[1]):
-                    statistics.add(counts, pixels[:, index])
+                    tally.add(index, pixels[:, index])
 
     timed("of which statistics (all as train)", count_all)
     rounds = -(-count // SLOTS)

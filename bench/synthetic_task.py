@@ -130,7 +130,7 @@ def one(seed: int, patches: int, epochs: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         archive, folder = Path(scratch, "archive"), Path(scratch, "shards")
         make_archive(archive, patches, seed)
-        ingest(BigEarthNet(archive), archive, folder, Options())
+        ingest(BigEarthNet(archive), folder, Options())
         shard_set = ShardSet.open(folder)
         labels = {split: shard_set.labels(split, LABELS) for split in ("train", "val", "test")}
         features = {split: image_statistics(shard_set, split) for split in labels}

@@ -5,44 +5,49 @@ reuses those that lie there as recorded, and the folder is a shard set only once
 """
 
 import fcntl
+import hashlib
 import json
 import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from ingest import physics, statistics
+from ingest import physics
 from ingest.engine import run
-from ingest.plan import Shard, assign_splits, cut, fingerprint
-from ingest.shard import RECORDS, Record, Task, intact, layout_of, make
-from ingest.source import Rejected, Schema, Source
+from ingest.plan import Plan
+from ingest.shard import RECORDS, Record, Task, intact, layout_of, make, read_record, tally_of
+from ingest.source import Listening, Rejected, Source
 from shards import atomic, catalogue
-from shards.bands import SENTINEL2
 from shards.errors import BandstreamError
 from shards.manifest import CREATED_BY, FILE, ArraySpec, BandSpec, Manifest, ShardSpec, SplitSpec
 
 REJECTED = "rejected.jsonl"
+ENTRIES = "entries.jsonl"
 OURS = re.compile(rf"(train|val|test)-\d{{6}}\.(tar|idx)|{REJECTED}|{catalogue.FILE}|\..*{atomic.TEMPORARY}")
 """Files of a set whose manifest was lost."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What an ingest may be told. `split_file`: key → split; `workers` and `strict` do not bear on the bytes."""
+    """What an ingest may be told.
+
+    `split_file`: key → split; `recorded`: what the manifest keeps of the command's options, beside these. `workers`,
+    `strict` and `scratch` (a folder for what is spooled; None: beside the shards) do not bear on the bytes.
+    """
 
     name: str = ""
     seed: int = 0
     shard_samples: int = 1024
     split_file: dict[str, str] | None = None
+    recorded: dict[str, Any] = field(default_factory=dict)
     workers: int = 1
     strict: bool = False
+    scratch: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -53,45 +58,54 @@ class Outcome:
     processed: int
 
 
-def ingest(
-    source: Source,
-    archive: Path,
-    target: Path,
-    options: Options,
-    warn: Callable[[str], None] = lambda message: None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Outcome:
-    """Turn an archive into the shard set `target`. Raises BandstreamError, and with `strict` on the first rejection.
+def _ignore(*_: Any) -> None:
+    pass
 
-    `warn` is told of what looks wrong, `progress` (inputs dealt with, all inputs) as work goes on.
+
+@dataclass(frozen=True)
+class Told:
+    """Whom an ingest tells: `warn` of what looks wrong, `say` of what takes long or much room, `progress` (what, done,
+    all) as work goes on."""
+
+    warn: Callable[[str], None] = _ignore
+    say: Callable[[str], None] = _ignore
+    progress: Callable[[str, int, int], None] = _ignore
+
+
+def ingest(source: Source, target: Path, options: Options, told: Told | None = None) -> Outcome:
+    """Turn an archive into the shard set `target`.
+
+    Raises BandstreamError, and with `strict` on the first rejection.
     """
-    _check_places(archive, target)
-    listing = source.listing()
-    for warning in listing.warnings:
-        warn(warning)
-    rejected = list(listing.rejected)
-    splits = assign_splits(listing.entries, options.seed, options.split_file, rejected)
-    if options.strict and rejected:
-        raise BandstreamError(f"{rejected[0]} (--strict stops at the first rejected input)")
-    shards = cut(splits, options.shard_samples, options.seed)
-    described = _describe(source, options, any(not entry.split for entry in listing.entries))
-    plan = fingerprint(shards, rejected, described)
-    with _locked(target):
-        finished = _finished(target, plan, described, shards, source)
+    told = told or Told()
+    for archive in source.inputs:
+        _check_places(archive, target)
+    with _locked(target), _scratch(target, options.scratch) as scratch:
+        listening = Listening(scratch, told.warn, told.say, lambda done, total: told.progress("list", done, total))
+        plan = Plan(
+            source.listing(listening),
+            target / RECORDS / ENTRIES,
+            options.seed,
+            options.shard_samples,
+            options.split_file,
+        )
+        if options.strict and plan.rejected:
+            raise BandstreamError(f"{plan.rejected[0]} (--strict stops at the first rejected input)")
+        described = _describe(source, options, plan.drawn)
+        fingerprint = plan.fingerprint(described)
+        finished = _finished(target, fingerprint, described, plan, source)
         if finished is not None:
             return finished
-        _claim(target, plan, described)
-        for warning in physics.check(source, shards):
-            warn(warning)
-        task = Task(source, target, plan, options.strict)
-        total = sum(len(shard.entries) for shard in shards)
+        _claim(target, fingerprint, described)
+        for warning in physics.check(source, plan):
+            told.warn(warning)
+        task = Task(source, target, fingerprint, options.strict)
         try:
-            records = run(task, shards, options.workers, lambda done: progress(done, total))
+            run(task, plan, options.workers, lambda done: told.progress("ingest", done, plan.total))
         except Rejected as rejection:
             raise BandstreamError(f"{rejection} (--strict stops at the first rejected input)") from None
-        rejected += [Rejected(*args) for record in records for args in record.rejected]
-        manifest = _commit(target, source, described, plan, records, rejected)
-    return Outcome(manifest, total)
+        manifest = _commit(target, source, described, fingerprint, plan)
+    return Outcome(manifest, plan.total)
 
 
 def _check_places(archive: Path, target: Path) -> None:
@@ -104,6 +118,27 @@ def _check_places(archive: Path, target: Path) -> None:
         raise BandstreamError(f"{target} is a file: name a folder for the shard set")
 
 
+@contextmanager
+def _scratch(target: Path, elsewhere: Path | None) -> Iterator[Path]:
+    """The folder for what has to be spooled; it goes when the set is done, and stays for the next run otherwise."""
+    records = target / RECORDS
+    folder = records / "scratch"
+    if elsewhere is not None:
+        folder = elsewhere / f"bandstream-{hashlib.sha256(os.fsencode(target.resolve())).hexdigest()[:16]}"
+    begun = records.exists()
+    try:
+        records.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BandstreamError(f"{folder} cannot be made ({error.strerror}): name another folder") from None
+    try:
+        yield folder
+    finally:
+        if (target / FILE).exists() or not ((records / "plan.json").exists() or begun):
+            shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(records, ignore_errors=True)
+
+
 def _describe(source: Source, options: Options, drawn: bool) -> dict[str, Any]:
     """Everything but the listing that decides the bytes."""
     split = "drawn by the seed: a tenth val, a tenth test, the rest train" if drawn else "the archive's"
@@ -114,12 +149,14 @@ def _describe(source: Source, options: Options, drawn: bool) -> dict[str, Any]:
         "seed": options.seed,
         "shard_samples": options.shard_samples,
         "split": "split file" if options.split_file is not None else split,
+        "options": options.recorded,
     }
 
 
 @contextmanager
 def _locked(target: Path) -> Iterator[None]:
     """Make the folder and keep other ingests out of it; the lock dies with the process."""
+    new = not target.exists()
     try:
         target.mkdir(parents=True, exist_ok=True)
         names = {path.name for path in target.iterdir()}
@@ -139,6 +176,8 @@ def _locked(target: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+        if new and not any(target.iterdir()):
+            target.rmdir()
 
 
 def _claim(target: Path, plan: str, described: dict[str, Any]) -> None:
@@ -146,7 +185,6 @@ def _claim(target: Path, plan: str, described: dict[str, Any]) -> None:
     records = target / RECORDS
     begun = records / "plan.json"
     try:
-        records.mkdir(exist_ok=True)
         if begun.exists():
             content = json.loads(begun.read_bytes())
             if content["plan"] != plan:
@@ -166,35 +204,33 @@ def _refuse(target: Path, what: str, old: dict[str, Any], new: dict[str, Any]) -
     raise BandstreamError(f"{target} holds {what} with other options ({why}): name a new folder, or remove that one")
 
 
-def _finished(
-    target: Path, plan: str, described: dict[str, Any], shards: Sequence[Shard], source: Source
-) -> Outcome | None:
+def _finished(target: Path, fingerprint: str, described: dict[str, Any], plan: Plan, source: Source) -> Outcome | None:
     """Where the set stands complete: check it, make damaged shards anew. None where it is still to be ingested."""
     if not (target / FILE).exists():
         return None
     manifest = Manifest.read(target)
-    if manifest.source.get("plan") != plan:
-        old = {key: manifest.source.get(key) for key in ("split", "shard_samples")}
+    if manifest.source.get("plan") != fingerprint:
+        old = {key: manifest.source.get(key) for key in ("split", "shard_samples", "options")}
         old |= {"created_by": manifest.created_by, "name": manifest.name, "seed": manifest.seed}
         old["source"] = {key: manifest.source.get(key) for key in described["source"]}
         _refuse(target, "a shard set", old, described)
     if not _lists(target, manifest):
         (target / FILE).unlink()  # the catalogue needs every shard's rows: ingest again
         return None
-    by_name = {f"{shard.name}.tar": shard for shard in shards}
-    task = Task(source, target, plan, strict=False)
+    task = Task(source, target, fingerprint, strict=False)
     made = 0
-    for split in manifest.splits.values():
-        for spec in split.shards:
-            if not intact(target, spec.file, spec.bytes, spec.sha256, spec.idx_sha256):
-                record = make(task, by_name[spec.file])
-                made += len(by_name[spec.file].entries)
-                if (record.sha256, record.idx_sha256) != (spec.sha256, spec.idx_sha256):
-                    raise BandstreamError(
-                        f"{target / spec.file} was damaged, and the archive no longer gives what it held: "
-                        f"remove {target} and ingest again"
-                    )
-    shutil.rmtree(target / RECORDS, ignore_errors=True)
+    specs = {spec.file: spec for split in manifest.splits.values() for spec in split.shards}
+    for number, name in enumerate(plan.names):
+        spec = specs.get(f"{name}.tar")
+        if spec is not None and not intact(target, spec.file, spec.bytes, spec.sha256, spec.idx_sha256):
+            shard = plan[number]
+            record = make(task, shard)
+            made += len(shard.entries)
+            if (record.sha256, record.idx_sha256) != (spec.sha256, spec.idx_sha256):
+                raise BandstreamError(
+                    f"{target / spec.file} was damaged, and the archive no longer gives what it held: "
+                    f"remove {target} and ingest again"
+                )
     for stale in target.glob(f".*{atomic.TEMPORARY}"):
         stale.unlink()
     return Outcome(manifest, made)
@@ -211,88 +247,80 @@ def _lists(target: Path, manifest: Manifest) -> bool:
     return rows == sum(split.samples for split in manifest.splits.values()) and dict(counts) == manifest.rejected
 
 
-def _commit(
-    target: Path,
-    source: Source,
-    described: dict[str, Any],
-    plan: str,
-    records: Sequence[Record],
-    rejected: Sequence[Rejected],
-) -> Manifest:
-    """Write catalogue, rejections and manifest, in this order, and clear the records away."""
+def _commit(target: Path, source: Source, described: dict[str, Any], fingerprint: str, plan: Plan) -> Manifest:
+    """Write catalogue, rejections and manifest, in this order."""
     schema = source.schema
-    ordered = sorted(rejected, key=lambda rejection: rejection.args)
-    lines = [json.dumps({"path": r.path, "reason": r.reason, "detail": r.detail}) + "\n" for r in ordered]
+    tally = tally_of(schema)
+    splits: dict[str, list[ShardSpec]] = {}
+    rejected = list(plan.rejected)
+    labels = [catalogue.label_column(name, next(iter(schema.labels))) for name in schema.labels]
+    with catalogue.writing(target, schema.columns, labels) as add:
+        for name in plan.names:
+            record = read_record(target, name, fingerprint)
+            if record is None:
+                raise BandstreamError(f"the record of {name} vanished while the set was made: run the ingest again")
+            rejected += [Rejected(*args) for args in record.rejected]
+            if record.samples:
+                add(record.rows)
+                splits.setdefault(record.split, []).append(_spec(record))
+            if record.tally:
+                tally.merge(record.tally)
+    rejected.sort(key=lambda rejection: rejection.args)
+    lines = [json.dumps({"path": r.path, "reason": r.reason, "detail": r.detail}) + "\n" for r in rejected]
     atomic.write_text(target / REJECTED, "".join(lines))
-    taken = [record for record in records if record.samples]
-    if not taken:
-        first = f", the first: {ordered[0]}" if ordered else ""
+    if not splits:
+        (target / catalogue.FILE).unlink()
+        first = f", the first: {rejected[0]}" if rejected else ""
         raise BandstreamError(f"not one input could be taken{first}; all are listed in {target / REJECTED}")
-    first_label = next(iter(schema.labels), "")
-    names = {name: catalogue.label_column(name, first_label) for name in schema.labels}
-    columns = {
-        names.get(column, column): [value for record in taken for value in record.rows[column]]
-        for column in taken[0].rows
-    }
-    catalogue.write(target, columns, list(names.values()))
-    manifest = _manifest(source, described, plan, taken, Counter(rejection.reason for rejection in ordered))
-    expected = {shard.file for split in manifest.splits.values() for shard in split.shards}
-    for path in (*target.glob("*.tar"), *target.glob("*.idx")):
-        if path.with_suffix(".tar").name not in expected:
-            path.unlink()
-    manifest.write(target)
-    shutil.rmtree(target / RECORDS)
-    return manifest
-
-
-def _manifest(
-    source: Source, described: dict[str, Any], plan: str, records: Sequence[Record], rejected: Counter[str]
-) -> Manifest:
-    schema, layout = source.schema, layout_of(source.schema)
-    splits = {}
-    for split in dict.fromkeys(record.split for record in records):
-        own = [record for record in records if record.split == split]
-        specs = [
-            ShardSpec(file=r.file, samples=r.samples, bytes=r.bytes, sha256=r.sha256, idx_sha256=r.idx_sha256)
-            for r in own
-        ]
-        splits[split] = SplitSpec(samples=sum(record.samples for record in own), shards=specs)
-    return Manifest(
+    layout = layout_of(schema)
+    manifest = Manifest(
         format_version=1,
         name=described["name"],
         source={
             **described["source"],
-            "split": described["split"],
-            "shard_samples": described["shard_samples"],
+            **{key: described[key] for key in ("split", "shard_samples", "options")},
             "nodata": schema.nodata,
-            "plan": plan,
+            "plan": fingerprint,
         },
         seed=described["seed"],
         created_by=CREATED_BY,
-        bands=[
-            BandSpec(name=name, wavelength_nm=SENTINEL2[name].wavelength_nm, gsd_m=SENTINEL2[name].gsd_m)
-            for name in schema.bands
-        ],
+        bands=[BandSpec(name=band.name, wavelength_nm=band.wavelength_nm, gsd_m=band.gsd_m) for band in schema.bands],
         sample_bytes=layout.sample_bytes,
         arrays={
-            name: ArraySpec(bands=list(bands), shape=(len(bands), *size), dtype="uint16", offset=layout[name].data_at)
-            for name, (bands, size) in schema.arrays.items()
+            name: ArraySpec(
+                bands=list(array.bands),
+                shape=(len(array.bands), *array.size),
+                dtype=array.dtype,  # type: ignore[arg-type]
+                offset=layout[name].data_at,
+                time=array.time,
+            )
+            for name, array in schema.arrays.items()
         },
         reflectance=schema.reflectance,
         labels=schema.labels,
         masks=schema.masks,
-        statistics=_statistics(schema, records),
-        splits=splits,
-        rejected=dict(sorted(rejected.items())),
+        statistics={band.name: tally.summary(number) for number, band in enumerate(schema.bands)}
+        if "train" in splits
+        else {},
+        splits={
+            split: SplitSpec(samples=sum(spec.samples for spec in specs), shards=specs)
+            for split, specs in splits.items()
+        },
+        rejected=dict(sorted(Counter(rejection.reason for rejection in rejected).items())),
     )
+    expected = {spec.file for specs in splits.values() for spec in specs}
+    for path in (*target.glob("*.tar"), *target.glob("*.idx")):
+        if path.with_suffix(".tar").name not in expected:
+            path.unlink()
+    manifest.write(target)
+    return manifest
 
 
-def _statistics(schema: Schema, records: Sequence[Record]) -> dict[str, Any]:
-    """Statistics of the train split, by band; empty where there is no such split."""
-    counts = np.zeros((len(schema.bands), statistics.VALUES), np.int64)
-    for record in records:
-        if record.split == "train":
-            counts += statistics.unpack(record.histogram, len(schema.bands))
-    if not counts.any():
-        return {}
-    return {band: statistics.summary(counts[index], schema.nodata) for index, band in enumerate(schema.bands)}
+def _spec(record: Record) -> ShardSpec:
+    return ShardSpec(
+        file=record.file,
+        samples=record.samples,
+        bytes=record.bytes,
+        sha256=record.sha256,
+        idx_sha256=record.idx_sha256,
+    )

@@ -1,85 +1,122 @@
-"""The commands `ingest`, `verify` and `info`."""
+"""The commands `ingest`, `verify` and `info`; `ingest` has a subcommand for each file in `ingest/sources/`."""
 
+import functools
+import importlib
+import os
+import pkgutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
 
-@click.group()
+class Sources(click.Group):
+    """A group whose commands are the modules of `ingest.sources`, each with a `command`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        from ingest import sources
+
+        return sorted(module.name for module in pkgutil.iter_modules(sources.__path__))
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in self.list_commands(ctx):
+            return None
+        command: click.Command = importlib.import_module(f"ingest.sources.{name}").command
+        return command
+
+
+@click.group(cls=Sources)
 def ingest() -> None:
     """Convert an archive into a shard set."""
 
 
-@ingest.command()
-@click.argument("src", type=click.Path(path_type=Path))
-@click.argument("dst", type=click.Path(path_type=Path))
-@click.option("--workers", type=click.IntRange(1), default=None, help="Processes  [default: one a core]")
-@click.option("--shard-samples", type=click.IntRange(1), default=1024, show_default=True, help="Samples a shard.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the order, and of splits.")
-@click.option(
-    "--split-file",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="CSV with lines PATCH,SPLIT (train, val, test), instead of the archive's own split.",
-)
-@click.option(
-    "--metadata",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    multiple=True,
-    help="metadata.parquet of version 2, where it does not lie in SRC; may be given several times.",
-)
-@click.option(
-    "--maps",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Reference_Maps of version 2, where they do not lie in SRC.",
-)
-@click.option("--name", default="", help="Name of the shard set  [default: bigearthnet]")
-@click.option("--strict", is_flag=True, help="Stop at the first input that cannot be taken.")
-def bigearthnet(
-    src: Path,
+OPTIONS = [
+    click.option("--name", default="", help="Name of the shard set  [default: that of the source]"),
+    click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the order, and of splits."),
+    click.option("--shard-samples", type=click.IntRange(1), default=1024, show_default=True, help="Samples a shard."),
+    click.option(
+        "--split-file",
+        type=click.Path(path_type=Path, exists=True, dir_okay=False),
+        help="CSV with lines PATCH,SPLIT (train, val, test), instead of the archive's own split.",
+    ),
+    click.option("--workers", type=click.IntRange(1), default=None, help="Processes  [default: one a core]"),
+    click.option(
+        "--scratch",
+        type=click.Path(path_type=Path, file_okay=False),
+        help="Folder for what has to be unpacked on the way  [default: inside DST]",
+    ),
+    click.option("--strict", is_flag=True, help="Stop at the first input that cannot be taken."),
+]
+"""What every source's command may be told."""
+
+
+def source_command(make: Callable[..., Any]) -> click.Command:
+    """The command `ingest NAME SRC... DST` of a source, from a function that makes the source.
+
+    The function takes `src`, a tuple of paths, and the source's own options, which its decorators declare; its
+    docstring is the command's help.
+    """
+
+    @functools.wraps(make)
+    def run(src: tuple[Path, ...], dst: Path, **options: Any) -> None:
+        shared = {option: options.pop(option) for option in SHARED}
+        recorded = {name: value for name, value in options.items() if _is_plain(value)}
+        _run(make(src, **options), dst, recorded, **shared)
+
+    for option in reversed(OPTIONS):
+        run = option(run)
+    run = click.argument("dst", type=click.Path(path_type=Path))(run)
+    run = click.argument("src", type=click.Path(path_type=Path), nargs=-1, required=True)(run)
+    return click.command()(run)
+
+
+SHARED = ("name", "seed", "shard_samples", "split_file", "workers", "scratch", "strict")
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether an option says what is made, and not where something lies on this machine."""
+    if isinstance(value, tuple | list):
+        return all(map(_is_plain, value)) and len(value) > 0
+    return value is not None and not isinstance(value, Path)
+
+
+def _run(
+    source: Any,
     dst: Path,
-    workers: int | None,
-    shard_samples: int,
-    seed: int,
-    split_file: Path | None,
-    metadata: tuple[Path, ...],
-    maps: Path | None,
+    recorded: dict[str, Any],
     name: str,
+    seed: int,
+    shard_samples: int,
+    split_file: Path | None,
+    workers: int | None,
+    scratch: Path | None,
     strict: bool,
 ) -> None:
-    """Convert BigEarthNet, version 1 or 2, in the folder SRC into the shard set DST.
-
-    Without a split in the archive or a split file, a tenth of the patches goes to val and a tenth to test, by the seed.
-    A run that was interrupted goes on when it is started again.
-    """
-    import os
-
-    from ingest.build import Options
-    from ingest.plan import read_split_file
-    from ingest.sources.bigearthnet import BigEarthNet
-
-    source = BigEarthNet(src, metadata, maps)
-    splits = read_split_file(split_file) if split_file else None
-    cores = len(os.sched_getaffinity(0))
-    _run(source, src, dst, Options(name, seed, shard_samples, splits, workers or cores, strict))
-
-
-def _run(source, src: Path, dst: Path, options) -> None:  # type: ignore[no-untyped-def]
     """Ingest with a progress bar on a terminal, and say what came of it."""
     import time
 
+    from ingest.build import Options, Told
     from ingest.build import ingest as build
-    from ingest.progress import bar
+    from ingest.plan import read_split_file
+    from ingest.progress import bars
 
+    splits = read_split_file(split_file) if split_file else None
+    cores = workers or len(os.sched_getaffinity(0))
+    options = Options(name, seed, shard_samples, splits, recorded, cores, strict, scratch)
     begin = time.perf_counter()
-    with bar("ingest", "patches", sys.stderr) as progress:
-        outcome = build(source, src, dst, options, lambda text: click.echo(f"warning: {text}", err=True), progress)
+    with bars(sys.stderr) as progress:
+        told = Told(
+            lambda text: click.echo(f"warning: {text}", err=True), lambda text: click.echo(text, err=True), progress
+        )
+        outcome = build(source, dst, options, told)
     seconds = time.perf_counter() - begin
     manifest = outcome.manifest
     total = sum(split.samples for split in manifest.splits.values())
-    splits = ", ".join(f"{name} {split.samples:,}" for name, split in manifest.splits.items())
+    splits_ = ", ".join(f"{name} {split.samples:,}" for name, split in manifest.splits.items())
     size = sum(shard.bytes for split in manifest.splits.values() for shard in split.shards)
-    click.echo(f"{dst}: {total:,} samples ({splits}), {len(manifest.bands)} bands, {size / 1e6:,.1f} MB")
+    click.echo(f"{dst}: {total:,} samples ({splits_}), {len(manifest.bands)} bands, {size / 1e6:,.1f} MB")
     if manifest.rejected:
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in manifest.rejected.items())
         click.echo(f"rejected {sum(manifest.rejected.values()):,} ({reasons}): see {dst / 'rejected.jsonl'}")

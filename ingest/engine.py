@@ -4,13 +4,13 @@ import ctypes
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
-from ingest.plan import Shard
-from ingest.shard import Record, Task, make_recorded
+from ingest.plan import Plan, Shard
+from ingest.shard import Task, make_recorded
 from shards.errors import BandstreamError
 
 PR_SET_PDEATHSIG = 1
@@ -18,9 +18,9 @@ AHEAD = 2
 """Shards handed out a worker, so that none waits for the main process."""
 
 
-def run(task: Task, shards: Sequence[Shard], workers: int, progress: Callable[[int], None]) -> list[Record]:
-    """Make all shards; their records in the order of `shards`. `progress` is told the inputs dealt with so far."""
-    if workers <= 1 or len(shards) <= 1:
+def run(task: Task, plan: Plan, workers: int, progress: Callable[[int], None]) -> None:
+    """Make all shards of a plan. `progress` is told the inputs dealt with so far."""
+    if workers <= 1 or len(plan) <= 1:
         done = 0
 
         def count(more: int) -> None:
@@ -28,25 +28,29 @@ def run(task: Task, shards: Sequence[Shard], workers: int, progress: Callable[[i
             done += more
             progress(done)
 
-        return [make_recorded(task, shard, count) for shard in shards]
-    return _run_processes(task, shards, min(workers, len(shards)), progress)
+        for shard in plan:
+            make_recorded(task, shard, count)
+    else:
+        _run_processes(task, plan, min(workers, len(plan)), progress)
 
 
-def _run_processes(task: Task, shards: Sequence[Shard], workers: int, progress: Callable[[int], None]) -> list[Record]:
+def _run_processes(task: Task, plan: Plan, workers: int, progress: Callable[[int], None]) -> None:
     context = multiprocessing.get_context("spawn")
     counter = context.Value("q", 0)
-    records: dict[int, Record] = {}
-    pending: dict[Future[Record], int] = {}
-    queue = iter(enumerate(shards))
+    pending: dict[Future[None], int] = {}
+    queue = iter(enumerate(plan))
+    done = 0
     pool = ProcessPoolExecutor(workers, context, _start, (task, counter, os.getpid()))
     try:
-        while len(records) < len(shards):
+        while done < len(plan):
             while len(pending) < AHEAD * workers and (job := next(queue, None)):
                 pending[pool.submit(_work, job[1])] = job[0]
             finished, _ = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
             # in the order of the plan, so that the rejection that `strict` stops at does not depend on who was faster
             for future in sorted(finished, key=pending.__getitem__):
-                records[pending.pop(future)] = future.result()
+                del pending[future]
+                future.result()
+                done += 1
             progress(counter.value)
     except BrokenProcessPool:
         raise BandstreamError(
@@ -54,7 +58,6 @@ def _run_processes(task: Task, shards: Sequence[Shard], workers: int, progress: 
         ) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-    return [records[index] for index in range(len(shards))]
 
 
 _state: dict[str, Any] = {}
@@ -69,9 +72,9 @@ def _start(task: Task, counter: Any, parent: int) -> None:
     _state.update(task=task, counter=counter)
 
 
-def _work(shard: Shard) -> Record:
+def _work(shard: Shard) -> None:
     def count(more: int) -> None:
         with _state["counter"].get_lock():
             _state["counter"].value += more
 
-    return make_recorded(_state["task"], shard, count)
+    make_recorded(_state["task"], shard, count)

@@ -7,6 +7,7 @@ where every tag that bears on pixels or place is one that it knows; `tests/inges
 
 import os
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,8 +71,14 @@ class Reader:
             raise
         except OSError as error:
             raise RasterError("unreadable", error.strerror or str(error)) from None
-        if data is None:
-            return read_rasterio(path, out)
+        return read_rasterio(path, out) if data is None else self.take(data, out, lambda: path)
+
+    def take(self, data: bytes | memoryview, out: np.ndarray, path: Callable[[], str]) -> Header:
+        """The same from the whole file's bytes; `path` tells what GDAL calls the file."""
+        data = bytes(data)
+        usual = self._take_usual(data, out)
+        if usual is not None:
+            return usual
         parsed = self._known.get(kind_of(data, *self._layouts.get((data[:10], out.shape), ((), 0))))
         strips = strip_table(parsed, data) if parsed is not None else ()
         if parsed is not None and all(map(all, strips)):
@@ -79,7 +86,7 @@ class Reader:
         else:
             parsed = self._parse(data)
             if parsed is None:
-                return read_rasterio(path, out)
+                return read_rasterio(path(), out)
             self._remember(parsed, data)
             header, strips = parsed.header, parsed.strips
         end = max(offset + count for offset, count in strips)
@@ -108,8 +115,23 @@ class Reader:
             os.close(descriptor)
         if size != len(usual.head) + out.nbytes:
             return None
-        if usual.head != usual.front:
-            front = bytes(usual.head)
+        return self._header(usual, usual.head, out)
+
+    def _take_usual(self, data: bytes, out: np.ndarray) -> Header | None:
+        """The same from a file's bytes."""
+        usual = self._usual.get(out.shape)
+        if usual is None or len(data) != len(usual.front) + out.nbytes:
+            return None
+        begin = len(usual.front)
+        header = self._header(usual, data[:begin], out)
+        if header is not None:
+            out.data.cast("B")[:] = memoryview(data)[begin:]
+        return header
+
+    def _header(self, usual: _Usual, head: bytes | bytearray, out: np.ndarray) -> Header | None:
+        """The header of a file that begins with `head`; None where it is of another kind."""
+        if head != usual.front:
+            front = bytes(head)
             parsed = self._known.get(kind_of(front, *usual.layout))
             if parsed is None or (parsed.dtype, parsed.shape, parsed.start) != ("<u2", out.shape, len(front)):
                 return None
@@ -215,7 +237,8 @@ def read_rasterio(path: str, out: np.ndarray) -> Header:
             transform = tuple(float(value) for value in source.transform[:6]) if placed else None
             return Header(code or 0, transform, source.nodata)  # type: ignore[arg-type]
     except RasterioError as error:
-        raise RasterError("unreadable", " ".join(str(error).split())) from None
+        text = " ".join(str(error).split())
+        raise RasterError("unreadable", text.replace(path, "it").replace(os.path.basename(path), "it")) from None
 
 
 def _size(shape: tuple[int, ...]) -> str:

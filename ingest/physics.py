@@ -1,10 +1,8 @@
 """Band order held against physics: B8A (865 nm, 21 nm wide) lies inside B08 (833 nm, 106 nm wide) and must track it."""
 
-from collections.abc import Sequence
-
 import numpy as np
 
-from ingest.plan import Shard
+from ingest.plan import Plan
 from ingest.shard import layout_of
 from ingest.source import Rejected, Source
 from shards.errors import BandstreamError
@@ -44,23 +42,24 @@ def judge(found: dict[str, float], what: str) -> list[str]:
     return []
 
 
-def check(source: Source, shards: Sequence[Shard]) -> list[str]:
+def check(source: Source, plan: Plan) -> list[str]:
     """Read a few samples, the first of the plan, and judge their bands; warnings."""
     schema = source.schema
-    if not {"B08", "B8A"} <= set(schema.bands):
+    if not {"B08", "B8A"} <= {band.name for band in schema.bands}:
         return []
     layout = layout_of(schema)
     slot = layout.template.copy()
     views = {member.name: layout.view(slot, member.name) for member in layout.members}
-    grid = next(size for bands, size in schema.arrays.values() if "B8A" in bands)
+    grid = next(array.size for array in schema.arrays.values() if "B8A" in array.bands)
     planes: dict[str, list[np.ndarray]] = {}
-    entries = (entry for shard in shards for entry in shard.entries)
+    entries = (entry for shard in plan for entry in shard.entries)
     for entry, _ in zip(entries, range(LOOKED_AT), strict=False):
         try:
             source.read(entry, views)
         except Rejected:
             continue
-        for member, (bands, size) in schema.arrays.items():
+        for member, array in schema.arrays.items():
+            bands, size = array.bands, array.size
             if size[0] % grid[0] or size[1] % grid[1]:
                 continue
             pixels = views[member].astype(np.float64)

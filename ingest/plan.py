@@ -3,22 +3,33 @@
 Samples are ordered by a hash of (seed, key), which no library's random stream can change, and cut into shards within
 their split. Archives list neighbours together; here they lie apart. The plan is made before a pixel is read: a sample
 that turns out to be damaged leaves its shard smaller and moves no other.
+
+Entries lie on disk; memory holds some 40 bytes of each while the plan is made and 8 afterwards.
 """
 
 import csv
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import os
+from array import array
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ingest.source import Entry, Rejected
+from shards import atomic
 from shards.errors import BandstreamError
 from shards.manifest import SPLITS
 
 HELD_OUT = 10
 """Without a split in the archive or a split file, one tenth goes to val, one to test and the rest to train."""
+DRAWN, OUT = 254, 255
+"""Codes of entries whose split is still to be drawn, and of those that are rejected; others are numbers of SPLITS."""
+LINE = 2048
+"""Bytes read at once for an entry, which may take more."""
 
 
 @dataclass(frozen=True)
@@ -29,53 +40,157 @@ class Shard:
     split: str
     entries: tuple[Entry, ...]
 
-
-def digest(purpose: str, seed: int, key: str) -> bytes:
-    """What samples are sorted by: 16 bytes that depend on nothing else."""
-    return hashlib.blake2b(f"{purpose}:{seed}:{key}".encode(), digest_size=16).digest()
-
-
-def assign_splits(
-    entries: Sequence[Entry], seed: int, split_file: Mapping[str, str] | None, rejected: list[Rejected]
-) -> dict[str, list[Entry]]:
-    """Entries by split: from the split file, else as the archive says, else drawn by the seed."""
-    splits: dict[str, list[Entry]] = {split: [] for split in SPLITS}
-    drawn = []
-    for entry in entries:
-        split = entry.split if split_file is None else split_file.get(entry.key)
-        if split is None:
-            rejected.append(Rejected(entry.path, "no-split", "the split file does not name it"))
-        elif split:
-            splits[split].append(entry)
-        else:
-            drawn.append(entry)
-    drawn.sort(key=lambda entry: digest("split", seed, entry.key))
-    tenth = len(drawn) // HELD_OUT
-    splits["val"] += drawn[:tenth]
-    splits["test"] += drawn[tenth : 2 * tenth]
-    splits["train"] += drawn[2 * tenth :]
-    return splits
+    @property
+    def file(self) -> str:
+        return f"{self.name}.tar"
 
 
-def cut(splits: Mapping[str, list[Entry]], shard_samples: int, seed: int) -> list[Shard]:
-    """Shuffle each split and cut it into shards of `shard_samples`; the last of a split may be smaller."""
-    shards = []
-    for split, entries in splits.items():
-        ordered = sorted(entries, key=lambda entry: digest("order", seed, entry.key))
-        for number, start in enumerate(range(0, len(ordered), shard_samples)):
-            shards.append(Shard(f"{split}-{number:06d}", split, tuple(ordered[start : start + shard_samples])))
-    return shards
+def digest(purpose: str, seed: int, key: str) -> int:
+    """What samples are sorted by: 64 bits that depend on nothing else."""
+    return int.from_bytes(hashlib.blake2b(f"{purpose}:{seed}:{key}".encode(), digest_size=16).digest()[:8], "big")
 
 
-def fingerprint(shards: Sequence[Shard], rejected: Sequence[Rejected], description: Mapping[str, Any]) -> str:
-    """SHA-256 of everything that decides a set's bytes, but for the content of the archive's files."""
-    state = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
-    for shard in shards:
-        for entry in shard.entries:
-            state.update(repr((shard.name, entry.key, entry.path, entry.labels, entry.extra)).encode())
-    for rejection in rejected:
-        state.update(repr(rejection.args).encode())
-    return state.hexdigest()
+class Plan:
+    """All shards of an ingest, in order: `len`, indexing and iteration make them from the entries on disk.
+
+    `rejected`: the inputs that are refused before any is read; `drawn`: whether splits were drawn by the seed.
+    """
+
+    def __init__(
+        self,
+        items: Iterable[Entry | Rejected],
+        path: Path,
+        seed: int = 0,
+        shard_samples: int = 1024,
+        split_file: Mapping[str, str] | None = None,
+    ) -> None:
+        """Take a listing down into the file `path` and order it."""
+        self.path = path
+        self.rejected: list[Rejected] = []
+        self._state = hashlib.sha256()
+        offsets, orders, draws, strata = array("Q"), array("Q"), array("Q"), array("I")
+        codes = bytearray()
+        numbers: dict[str, int] = {}
+        with atomic.replacing(path) as file:
+            at = 0
+            for item in items:
+                if isinstance(item, Rejected):
+                    self.rejected.append(item)
+                    continue
+                split = item.split if split_file is None else split_file.get(item.key)
+                if split is None:
+                    self.rejected.append(Rejected(item.path, "no-split", "the split file does not name it"))
+                    continue
+                content = item.dump()
+                self._state.update(content)
+                line = b"%b\t%b\n" % (content, item.where.encode())
+                file.write(line)
+                offsets.append(at)
+                at += len(line)
+                orders.append(digest("order", seed, item.key))
+                codes.append(SPLITS.index(split) if split else DRAWN)
+                if not split:
+                    draws.append(digest("split", seed, item.group or item.key))
+                    strata.append(numbers.setdefault(item.stratum, len(numbers)))
+        self.drawn = len(draws) > 0
+        code = np.frombuffer(codes, np.uint8)
+        of_entry, of_draw = np.frombuffer(offsets, np.uint64), np.flatnonzero(code == DRAWN)
+        order = np.argsort(np.frombuffer(orders, np.uint64), kind="stable")
+        self._reject_duplicates(order, np.frombuffer(orders, np.uint64), of_entry, code)
+        del orders
+        kept = code[of_draw] == DRAWN
+        code[of_draw[kept]] = _draw(np.frombuffer(draws, np.uint64)[kept], np.frombuffer(strata, np.uint32)[kept])
+        del draws, strata, of_draw, kept
+        self._state.update(code.tobytes())
+        ordered = code[order]
+        self._places = np.empty(int((code != OUT).sum()), np.uint64)
+        self._cuts: list[tuple[str, str, int, int]] = []
+        begin = 0
+        for number, split in enumerate(SPLITS):
+            places = of_entry[order[ordered == number]]
+            self._places[begin : begin + len(places)] = places
+            for shard, start in enumerate(range(0, len(places), shard_samples)):
+                stop = min(start + shard_samples, len(places))
+                self._cuts.append((f"{split}-{shard:06d}", split, begin + start, begin + stop))
+            begin += len(places)
+
+    def _reject_duplicates(self, order: np.ndarray, orders: np.ndarray, offsets: np.ndarray, code: np.ndarray) -> None:
+        """Of entries with one key the first listed stays."""
+        ordered = orders[order]
+        repeats = np.flatnonzero(ordered[1:] == ordered[:-1]) + 1
+        if not len(repeats):
+            return
+        with self.path.open("rb") as file:
+            first: dict[str, Entry] = {}
+            for position in repeats:
+                for place in (position - 1, position):
+                    number = order[place]
+                    if code[number] == OUT:
+                        continue
+                    entry = _entry_at(file.fileno(), int(offsets[number]))
+                    known = first.setdefault(entry.key, entry)
+                    if known is not entry and place == position:
+                        self.rejected.append(Rejected(entry.path, "duplicate", f"the same patch lies in {known.path}"))
+                        code[number] = OUT
+
+    @property
+    def total(self) -> int:
+        """Number of entries in all shards."""
+        return len(self._places)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of all shards, in order."""
+        return [name for name, *_ in self._cuts]
+
+    def __len__(self) -> int:
+        return len(self._cuts)
+
+    def __getitem__(self, index: int) -> Shard:
+        name, split, start, stop = self._cuts[index]
+        with self.path.open("rb") as file:
+            entries = tuple(_entry_at(file.fileno(), int(place)) for place in self._places[start:stop])
+        return Shard(name, split, entries)
+
+    def __iter__(self) -> Iterator[Shard]:
+        return (self[index] for index in range(len(self)))
+
+    def fingerprint(self, description: Mapping[str, Any]) -> str:
+        """SHA-256 of everything that decides a set's bytes, but for the content of the archive's files."""
+        state = self._state.copy()
+        state.update(json.dumps(description, sort_keys=True).encode())
+        for rejection in self.rejected:
+            state.update(repr(rejection.args).encode())
+        return state.hexdigest()
+
+
+def _entry_at(descriptor: int, offset: int) -> Entry:
+    line = b""
+    while b"\n" not in line:
+        piece = os.pread(descriptor, LINE, offset + len(line))
+        if not piece:
+            raise BandstreamError("the list of entries was cut off while it was in use: run the ingest again")
+        line += piece
+    return Entry.load(*line[: line.index(b"\n")].split(b"\t"))
+
+
+def _draw(hashes: np.ndarray, strata: np.ndarray) -> np.ndarray:
+    """Split numbers, uint8 (n,): of each stratum's entries, by their hashes, a tenth val, a tenth test, the rest train.
+
+    Entries with one hash are one group; a tenth ends where a group does.
+    """
+    train, val, test = (SPLITS.index(split) for split in ("train", "val", "test"))
+    result = np.full(len(hashes), train, np.uint8)
+    order = np.lexsort((hashes, strata))
+    for own in np.split(order, np.flatnonzero(np.diff(strata[order])) + 1):
+        ends = []
+        for end in (len(own) // HELD_OUT, 2 * (len(own) // HELD_OUT)):
+            while 0 < end < len(own) and hashes[own[end]] == hashes[own[end - 1]]:
+                end += 1
+            ends.append(end)
+        result[own[: ends[0]]] = val
+        result[own[ends[0] : ends[1]]] = test
+    return result
 
 
 def read_split_file(path: Path) -> dict[str, str]:

@@ -1,31 +1,39 @@
-"""A progress bar with rate and time left, on a terminal; silence elsewhere."""
+"""Progress bars with rate and time left, on a terminal; silence elsewhere."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
+UNITS = {"make up": "patches", "list": "B", "ingest": "patches", "upload": "B", "verify": "B"}
+"""What a stage counts."""
+
 
 @contextmanager
-def bar(what: str, unit: str, stream: TextIO) -> Iterator[Callable[[int, int], None]]:
-    """Yield a function to be told (done, total)."""
+def bars(stream: TextIO) -> Iterator[Callable[[str, int, int], None]]:
+    """Yield a function to be told (stage, done, total)."""
     if not stream.isatty():
-        yield lambda done, total: None
+        yield lambda stage, done, total: None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
+    from rich.filesize import decimal
+    from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TimeRemainingColumn
     from rich.text import Text
 
-    class Rate(ProgressColumn):
+    class Amount(ProgressColumn):
         def render(self, task: Task) -> Text:
-            return Text(f"{task.speed or 0:,.0f} {unit}/s")
+            done, total, speed = int(task.completed), int(task.total or 0), int(task.speed or 0)
+            if UNITS[task.description] == "B":
+                return Text(f"{decimal(done)}/{decimal(total)} {decimal(speed)}/s")
+            return Text(f"{done:,}/{total:,} {speed:,} {UNITS[task.description]}/s")
 
     with Progress(
-        "{task.description}",
-        BarColumn(),
-        MofNCompleteColumn(),
-        Rate(),
-        TimeRemainingColumn(),
-        console=Console(file=stream),
+        "{task.description}", BarColumn(), Amount(), TimeRemainingColumn(), console=Console(file=stream)
     ) as display:
-        task = display.add_task(what, total=None)
-        yield lambda done, total: display.update(task, completed=done, total=total)
+        stages: dict[str, TaskID] = {}
+
+        def progress(stage: str, done: int, total: int) -> None:
+            if stage not in stages:
+                stages[stage] = display.add_task(stage, total=total)
+            display.update(stages[stage], completed=done, total=total)
+
+        yield progress

@@ -13,8 +13,8 @@ import numpy as np
 from ingest import statistics
 from ingest.plan import Shard
 from ingest.source import Facts, Rejected, Schema, Source
-from shards import atomic
-from shards.layout import TRAILER, SampleLayout, pad_json
+from shards import atomic, catalogue
+from shards.layout import TRAILER, SampleLayout, class_digits, pad_json
 
 SLOTS = 32
 """Samples packed, counted, hashed and written at a time: few enough to stay in the processor's cache."""
@@ -24,7 +24,7 @@ RECORDS = ".partial"
 
 @dataclass(frozen=True)
 class Record:
-    """What is known of a finished shard. `rows`: catalogue columns; `histogram`: of train shards, else empty."""
+    """What is known of a finished shard. `rows`: catalogue columns; `tally`: statistics of train shards, else empty."""
 
     plan: str
     name: str
@@ -35,7 +35,7 @@ class Record:
     idx_sha256: str
     rows: dict[str, list[Any]]
     rejected: list[list[str]]
-    histogram: str
+    tally: str
 
     @property
     def file(self) -> str:
@@ -57,26 +57,31 @@ class Task:
 
 def layout_of(schema: Schema) -> SampleLayout:
     """The byte layout of a schema's samples."""
-    some = next(iter(schema.masks), None) and max(size for _, size in schema.arrays.values())
+    labels: dict[str, tuple[tuple[int, ...], str] | int] = {}
+    for label in schema.labels.values():
+        count = len(label.classes)
+        labels[label.member] = ((count,), "uint8") if label.kind == "multilabel" else class_digits(count)
     return SampleLayout(
-        {name: ((len(bands), *size), "uint16") for name, (bands, size) in schema.arrays.items()},
-        {label.member: ((len(label.classes),), "uint8") for label in schema.labels.values()},
-        {mask.member: (some or (0, 0), "uint8") for mask in schema.masks.values()},
+        {name: ((len(array.bands), *array.size), array.dtype) for name, array in schema.arrays.items()},
+        labels,
+        {mask.member: (schema.finest, "uint8") for mask in schema.masks.values()},
         schema.json_bytes,
     )
 
 
+def tally_of(schema: Schema) -> statistics.Tally:
+    """An empty tally of a schema's bands."""
+    dtypes = {band: array.dtype for array in schema.arrays.values() for band in array.bands}
+    return statistics.Tally(tuple(dtypes[band.name] for band in schema.bands), schema.nodata)
+
+
 def read_record(folder: Path, name: str, plan: str) -> Record | None:
-    """The record of a shard that is finished and lies there as recorded; None where it has to be made."""
+    """The record that a run of this plan left of a shard; None where there is none."""
     try:
         record = Record(**json.loads((folder / RECORDS / f"{name}.json").read_bytes()))
     except (OSError, ValueError, TypeError):
         return None
-    if record.plan != plan or record.name != name:
-        return None
-    if record.samples and not intact(folder, record.file, record.bytes, record.sha256, record.idx_sha256):
-        return None
-    return record
+    return record if record.plan == plan and record.name == name else None
 
 
 def intact(folder: Path, file: str, size: int, sha256: str, idx_sha256: str) -> bool:
@@ -128,19 +133,22 @@ def make(task: Task, shard: Shard, progress: Callable[[int], None] = lambda done
         idx_sha256=hashlib.sha256(index.encode()).hexdigest(),
         rows=writer.rows(schema),
         rejected=[list(rejection.args) for rejection in writer.rejected],
-        histogram=statistics.pack(writer.counts) if shard.split == "train" else "",
+        tally=writer.tally.pack() if shard.split == "train" else "",
     )
 
 
-def make_recorded(task: Task, shard: Shard, progress: Callable[[int], None] = lambda done: None) -> Record:
-    """Reuse a shard that an earlier run finished, or make it and leave its record."""
+def make_recorded(task: Task, shard: Shard, progress: Callable[[int], None] = lambda done: None) -> None:
+    """Leave a shard and its record, unless an earlier run did."""
     record = read_record(task.target, shard.name, task.plan)
-    if record is not None and not (task.strict and record.rejected):
+    if record is not None and not (task.strict and record.rejected) and _stands(task.target, record):
         progress(len(shard.entries))
-        return record
+        return
     record = make(task, shard, progress)
     atomic.write_json(task.target / RECORDS / f"{shard.name}.json", vars(record))
-    return record
+
+
+def _stands(folder: Path, record: Record) -> bool:
+    return not record.samples or intact(folder, record.file, record.bytes, record.sha256, record.idx_sha256)
 
 
 class _Writer:
@@ -156,7 +164,8 @@ class _Writer:
         self.keys: list[str] = []
         self.facts: list[Facts] = []
         self.rejected: list[Rejected] = []
-        self.counts = np.zeros((len(self.schema.bands), statistics.VALUES), np.int64)
+        self.tally = tally_of(self.schema)
+        self.numbers = {band.name: number for number, band in enumerate(self.schema.bands)}
 
     def fill(self, entries: tuple[Any, ...]) -> memoryview:
         """Read these entries into the slots and count them: the bytes of those that were taken."""
@@ -171,8 +180,12 @@ class _Writer:
                 self.rejected.append(rejection)
                 continue
             for name, label in self.schema.labels.items():
-                views[label.member][:] = 0
-                views[label.member][list(facts.labels[name])] = 1
+                target, indices = views[label.member], facts.labels[name]
+                if label.kind == "multilabel":
+                    target[:] = 0
+                    target[list(indices)] = 1
+                else:
+                    target[:] = np.frombuffer(b"%0*d" % (len(target), *indices), np.uint8)
             text = json.dumps(facts.json, ensure_ascii=True, allow_nan=False)
             views["json"][:] = np.frombuffer(pad_json(text, self.schema.json_bytes, entry.key), np.uint8)
             self.layout.write_names(self.slots[taken], entry.key)
@@ -180,10 +193,10 @@ class _Writer:
             self.facts.append(facts)
             taken += 1
         if self.shard.split == "train" and taken:
-            for member, (bands, _) in self.schema.arrays.items():
+            for member, array in self.schema.arrays.items():
                 pixels = self.layout.view(self.slots[:taken], member)
-                for index, band in enumerate(bands):
-                    statistics.add(self.counts[self.schema.bands.index(band)], pixels[:, index])
+                for index, band in enumerate(array.bands):
+                    self.tally.add(self.numbers[band], pixels[:, index])
         return self.slots[:taken].reshape(-1).data
 
     def rows(self, schema: Schema) -> dict[str, list[Any]]:
@@ -199,7 +212,7 @@ class _Writer:
             "date": [facts.date for facts in self.facts],
         }
         for name in schema.labels:
-            rows[name] = [list(facts.labels[name]) for facts in self.facts]
+            rows[catalogue.label_column(name, next(iter(schema.labels)))] = [list(f.labels[name]) for f in self.facts]
         for column in schema.columns:
             rows[column] = [facts.columns[column] for facts in self.facts]
         return rows

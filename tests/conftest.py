@@ -23,7 +23,7 @@ def shard_set(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from ingest.sources.bigearthnet import BigEarthNet
 
     folder = tmp_path_factory.mktemp("shards") / "set"
-    ingest(BigEarthNet(archive), archive, folder, Options(shard_samples=16))
+    ingest(BigEarthNet(archive), folder, Options(shard_samples=16))
     return folder
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ingest.clc import CLASSES, CLC_TO_CLASS
-from ingest.progress import bar
+from ingest.progress import bars
 from ingest.synthetic import appearance, landscape, patterns, sensor
 from ingest.synthetic.geography import CAPACITY, Place, place
 from ingest.synthetic.geotiff import template
@@ -60,12 +60,12 @@ def make_archive(dst: Path | str, patches: int, seed: int = 0, workers: int | No
     dst.mkdir(parents=True, exist_ok=True)
     chunks = [(str(dst), seed, first, min(first + CHUNK, patches)) for first in range(0, patches, CHUNK)]
     rows: dict[int, list[dict[str, Any]]] = {}
-    with bar("making up patches", "patches", sys.stderr) as progress:
+    with bars(sys.stderr) as progress:
         done = 0
         for first, made in _make(chunks, min(workers or os.cpu_count() or 1, len(chunks))):
             rows[first] = made
             done += len(made)
-            progress(done, patches)
+            progress("make up", done, patches)
     _write_metadata(dst / METADATA, [row for first in sorted(rows) for row in rows[first]])
 
 

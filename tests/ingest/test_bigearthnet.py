@@ -15,8 +15,8 @@ import pytest
 from rasterio.warp import transform
 
 from ingest import clc
-from ingest.build import Options, ingest
-from ingest.source import Listing
+from ingest.build import Options, Told, ingest
+from ingest.source import Listening
 from ingest.sources.bigearthnet import BigEarthNet
 from shards.errors import BandstreamError
 from shards.manifest import Manifest
@@ -32,7 +32,7 @@ CHECKER = Path(__file__).parents[3] / "shared" / "checks" / "check_shards.py"
 def convert(root: Path, target: Path, warnings: list[str] | None = None, **options: Any) -> Manifest:
     source = BigEarthNet(root)
     told = (warnings if warnings is not None else []).append
-    return ingest(source, root, target, Options(shard_samples=4, **options), warn=told).manifest
+    return ingest(source, target, Options(shard_samples=4, **options), Told(warn=told)).manifest
 
 
 def check(target: Path, archive: Path) -> None:
@@ -135,7 +135,7 @@ def test_inner_folder_and_files_elsewhere(v2: Path, tmp_path: Path) -> None:
     assert (plain.labels, plain.masks) == ({}, {})
     assert plain.splits["train"].samples == 10  # a tenth each to val and test
     source = BigEarthNet(inner, [v2 / "metadata.parquet"], v2 / "Reference_Maps")
-    full = ingest(source, inner, tmp_path / "full", Options(shard_samples=4)).manifest
+    full = ingest(source, tmp_path / "full", Options(shard_samples=4)).manifest
     assert full.masks
     assert full.splits == convert(v2, tmp_path / "set").splits
 
@@ -260,9 +260,8 @@ def test_damage_is_one_rejected_line(tmp_path: Path, name: str) -> None:
 
 def test_a_whole_shard_of_damage(tmp_path: Path) -> None:
     archive = make_v2(tmp_path / "a", 6, metadata=False, maps=False)
-    listing: Listing = BigEarthNet(archive).listing()
-    for entry in listing.entries:
-        (archive / entry.path / f"{entry.key}_B02.tif").unlink()
+    for entry in BigEarthNet(archive).listing(Listening(tmp_path)):
+        (archive / "BigEarthNet-S2" / entry.path / f"{entry.key}_B02.tif").unlink()
     with pytest.raises(BandstreamError, match="not one input could be taken"):
         convert(archive, tmp_path / "set")
     assert len(rejections(tmp_path / "set")) == 6
@@ -290,6 +289,6 @@ def test_no_archive(tmp_path: Path) -> None:
         convert(tmp_path / "empty", tmp_path / "set")
     with pytest.raises(BandstreamError, match="holds no patches"):
         convert(tmp_path / "other", tmp_path / "set")
-    with pytest.raises(BandstreamError, match="is a file"):
+    with pytest.raises(BandstreamError, match="neither a folder nor a .tar"):
         convert(tmp_path / "file", tmp_path / "set")
     assert not (tmp_path / "set").exists()

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 
 from ingest import statistics
 from ingest.build import Options, Outcome, ingest
-from ingest.plan import assign_splits, cut
+from ingest.plan import Plan, Shard
 from ingest.source import Entry
 from ingest.sources.bigearthnet import BigEarthNet
 from shards.errors import BandstreamError
@@ -39,7 +40,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def convert(archive: Path, target: Path, **options: Any) -> Outcome:
-    return ingest(BigEarthNet(archive), archive, target, Options(**{"shard_samples": 4, **options}))
+    return ingest(BigEarthNet(archive), target, Options(**{"shard_samples": 4, **options}))
 
 
 @pytest.fixture(scope="module")
@@ -262,25 +263,30 @@ def test_statistics_are_exact(archive: Path, tmp_path: Path) -> None:
 
 
 def test_statistics_of_the_largest_numbers_do_not_overflow() -> None:
-    counts = np.zeros(statistics.VALUES, np.int64)
-    counts[[0, 65535]] = 5 << 40
-    found = statistics.summary(counts, 0)
-    assert (found.mean, found.std, found.nodata) == (32767.5, 32767.5, 0.5)
-    np.testing.assert_array_equal(statistics.unpack(statistics.pack(counts[None]), 1)[0], counts)
+    tally, other = (statistics.Tally(("uint16",), 0) for _ in range(2))
+    tally.counts[0, [0, 65535]] = 5 << 39
+    other.merge(tally.pack())
+    other.merge(tally.pack())
+    found = other.summary(0)
+    assert (found.mean, found.std, found.nodata, found.count) == (32767.5, 32767.5, 0.5, 10 << 40)
 
 
-def test_plan_scatters_neighbours_and_covers_all() -> None:
+def test_plan_scatters_neighbours_and_covers_all(tmp_path: Path) -> None:
     entries = [Entry(f"p{number:04d}", f"p{number:04d}") for number in range(1000)]
-    splits = assign_splits(entries, 0, None, [])
-    assert {split: len(own) for split, own in splits.items()} == {"train": 800, "val": 100, "test": 100}
-    shards = cut(splits, 64, 0)
+
+    def planned(listed: list[Entry], seed: int) -> list[Shard]:
+        return list(Plan(listed, tmp_path / "entries", seed, 64))
+
+    shards = planned(entries, 0)
+    sizes = Counter(shard.split for shard in shards for _ in shard.entries)
+    assert sizes == {"train": 800, "val": 100, "test": 100}
     assert [shard.name for shard in shards[:2]] == ["train-000000", "train-000001"]
     assert sorted(entry.key for shard in shards for entry in shard.entries) == [entry.key for entry in entries]
     numbers = [int(entry.key[1:]) for shard in shards if shard.split == "train" for entry in shard.entries]
     assert sum(abs(a - b) < 5 for a, b in itertools.pairwise(numbers)) < 20
     # a pure function of key and seed: the order in which an archive is listed does not matter
-    assert cut(assign_splits(entries[::-1], 0, None, []), 64, 0) == shards
-    assert cut(assign_splits(entries, 1, None, []), 64, 1) != shards
+    assert planned(entries[::-1], 0) == shards
+    assert planned(entries, 1) != shards
 
 
 def test_manifest_states_the_contract(expected: dict[str, bytes], archive: Path, tmp_path: Path) -> None:

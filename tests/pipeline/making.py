@@ -82,7 +82,8 @@ def make_set(
                 }
             )
         splits[split] = SplitSpec(samples=count, shards=shards)
-    catalogue.write(folder, rows, ["labels"])
+    with catalogue.writing(folder, {}, ["labels"]) as add:
+        add(rows)
     (folder / "rejected.jsonl").touch()
     statistics = {
         b: {"mean": 900.0 + 70 * i, "std": 300.0 + 40 * i, "min": 0, "max": 1, "p02": 0, "p98": 1, "count": 1}

@@ -169,7 +169,8 @@ def test_verify_names_missing_extra_swapped_and_stale_files(copy):
 def test_verify_reads_the_catalogue(copy):
     table = catalogue.read(copy).to_pydict()
     table["key"][0], table["key"][1] = table["key"][1], table["key"][0]
-    catalogue.write(copy, table, ["labels"])
+    with catalogue.writing(copy, dict.fromkeys(("country", "tile", "processing_baseline"), str), ["labels"]) as add:
+        add(table)
     assert verify(copy) == ["samples.parquet: does not list the samples where the shards hold them"]
     (copy / "samples.parquet").write_bytes(b"x")
     assert "samples.parquet" in verify(copy)[0]
