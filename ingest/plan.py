@@ -171,7 +171,7 @@ def _entry_at(descriptor: int, offset: int) -> Entry:
         if not piece:
             raise BandstreamError("the list of entries was cut off while it was in use: run the ingest again")
         line += piece
-    return Entry.load(*line[: line.index(b"\n")].split(b"\t"))
+    return Entry.load(*line[: line.index(b"\n")].split(b"\t", 1))
 
 
 def _draw(hashes: np.ndarray, strata: np.ndarray) -> np.ndarray:

@@ -198,12 +198,10 @@ class BigEarthNet:
         if key in excluded:
             raise Rejected(path, "excluded", "it stands in a list of --exclude")
         split, labels, extra = _covered(path, rows[key] if rows is not None and key in rows else None, rows)
-        flagged = [flag for flag in self.without if rows[key][3 + list(FLAGS).index(flag)]]
-        if flagged:
+        if flagged := [flag for flag in self.without if rows[key][3 + list(FLAGS).index(flag)]]:
             raise Rejected(path, "excluded", f"the metadata flags it {', '.join(flagged)}")
-        if maps is not None:
-            if key not in maps:
-                raise Rejected(path, "no-map", "the reference maps do not cover it")
+        if maps is not None and key not in maps:
+            raise Rejected(path, "no-map", "the reference maps do not cover it")
         where = f"{number}:{maps[key] if maps is not None else ':'}"
         return Entry(key, path, split, labels, extra, where)
 
