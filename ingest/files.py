@@ -232,7 +232,7 @@ def open_files(path: Path, listening: Listening, wanted: Callable[[str], bool] =
                 _spool(path, files.data, own / "index.tmp", listening, wanted)
             else:
                 with path.open("rb") as opened:
-                    _index(opened, path, own / "index.tmp", None, wanted, listening, opened.tell)
+                    _index(_Seekable(opened), path, own / "index.tmp", None, wanted, listening, opened.tell)
         except BaseException as error:
             shutil.rmtree(own, ignore_errors=True)
             if isinstance(error, OSError | sqlite3.Error):
@@ -299,17 +299,37 @@ def _unzstd(raw: BinaryIO, path: Path) -> Iterator[bytes]:
         raise BandstreamError(f"{path} ends too early: download it again")
 
 
+class _Seekable:
+    """A file whose position is known without asking."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.position = 0
+
+    def read(self, size: int) -> bytes:
+        data = self._file.read(size)
+        self.position += len(data)
+        return data
+
+    def go(self, to: int) -> None:
+        if to != self.position:
+            self._file.seek(to)
+            self.position = to
+
+
 class _Stream:
-    """Reads a stream of pieces as a file without seeking."""
+    """The same for a stream of pieces, which only goes forward."""
 
     def __init__(self, pieces: Iterator[bytes]) -> None:
         self._pieces = pieces
         self._piece = memoryview(b"")
+        self.position = 0
 
     def read(self, size: int) -> bytes:
         """`size` bytes; fewer at the end."""
         if size <= len(self._piece):
             result, self._piece = self._piece[:size], self._piece[size:]
+            self.position += size
             return bytes(result)
         return b"".join(self.pieces(size))
 
@@ -323,12 +343,17 @@ class _Stream:
                 self._piece = memoryview(piece)
             result, self._piece = self._piece[:size], self._piece[size:]
             size -= len(result)
+            self.position += len(result)
             if result:
                 yield result
 
+    def go(self, to: int) -> None:
+        for _ in self.pieces(to - self.position):
+            pass
+
 
 def _index(
-    file: Any,
+    file: _Seekable | _Stream,
     path: Path,
     index: Path,
     out: BinaryIO | None,
@@ -336,10 +361,7 @@ def _index(
     listening: Listening,
     tell: Callable[[], int],
 ) -> None:
-    """Read a tar's headers into the table `index`, and with `out` its files there.
-
-    `file`: an opened file, or a `_Stream`, which then needs `out`.
-    """
+    """Read a tar's headers into the table `index`, and with `out` its files there. `tell`: how far it has come."""
     size = path.stat().st_size
     with closing(sqlite3.connect(index)) as table:
         table.executescript("pragma journal_mode = off; pragma synchronous = off; pragma locking_mode = exclusive;")
@@ -347,42 +369,33 @@ def _index(
         table.execute("insert into folders values (0, null, x'')")
         current, number = "", 0
         rows: list[tuple[int, bytes, int, int]] = []
-        at = 0
-        for count, header in enumerate(_headers(file, path, out is None)):
+        for count, header in enumerate(_headers(file, path)):
             if count % 4096 == 0:
                 listening.progress(tell(), size)
             if header.detail:
                 table.execute("insert into refused values (?, ?)", (os.fsencode(header.name), header.detail))
+                continue
             if header.name.endswith("/"):
                 _folder(table, header.name[:-1])
                 continue
-            taken = not header.detail and wanted(header.name)
-            if out is not None and taken:
-                header_at, left = at, header.size
-                for piece in file.pieces(header.size):
-                    out.write(piece)
-                    left -= len(piece)
-                if left:
-                    raise BandstreamError(f"{path} ends in the middle of {header.name}: download it again")
-                at += header.size
-            else:
-                header_at = header.at
-                _skip(file, header.size, out is None)
-            _skip(file, -header.size % BLOCK, out is None)
-            if not taken:
+            if not wanted(header.name):
                 continue
+            at = header.at
+            if out is not None and isinstance(file, _Stream):
+                at = out.tell()
+                if sum(out.write(piece) for piece in file.pieces(header.size)) < header.size:
+                    raise BandstreamError(f"{path} ends in the middle of {header.name}: download it again")
+            elif at + header.size > size:
+                raise BandstreamError(f"{path} ends in the middle of {header.name}: download it again")
             folder, _, name = header.name.rpartition("/")
             if folder != current:
-                number = _folder(table, folder)
-                current = folder
-            rows.append((number, os.fsencode(name), header_at, header.size))
+                current, number = folder, _folder(table, folder)
+            rows.append((number, os.fsencode(name), at, header.size))
             if len(rows) >= 1024:
                 table.executemany("insert or replace into files values (?, ?, ?, ?)", rows)
                 rows.clear()
         table.executemany("insert or replace into files values (?, ?, ?, ?)", rows)
         table.commit()
-    if out is None and size < BLOCK:
-        raise BandstreamError(f"{path} is no tar: {size} bytes")
 
 
 def _folder(table: sqlite3.Connection, path: str) -> int:
@@ -411,57 +424,53 @@ class _Header:
     detail: str = ""
 
 
-def _headers(file: Any, path: Path, seekable: bool) -> Iterator[_Header]:
-    """The files of a tar (POSIX.1-1988 and pax, GNU); the caller skips the content of each before it asks for the
-    next."""
-    at, size = 0, path.stat().st_size if seekable else None
+def _headers(file: _Seekable | _Stream, path: Path) -> Iterator[_Header]:
+    """The files of a tar (POSIX.1-1988, pax and GNU), whose content may be read before the next is asked for."""
     long_name, long_size = "", -1
+    known = b"", ("", 0, b"")  # the last header of a long name: they are much the same
     while True:
-        if seekable:
-            at = file.tell()
+        at = file.position
         raw = file.read(BLOCK)
         if len(raw) < BLOCK:
             raise BandstreamError(f"{path} ends without a tar's end: it is cut off, download it again")
         if raw[0] == 0 and raw == bytes(BLOCK):
             return
         try:
-            name, length, kind = _parse(raw)
+            name, size, kind = known[1] if raw == known[0] else _parse(raw)
         except ValueError as error:
             raise BandstreamError(f"{path} is damaged, or no tar: at byte {at:,} {error}") from None
         if kind in b"xgLK":
-            if length > LONGEST:
-                raise BandstreamError(f"{path} is damaged: at byte {at:,} a name of {length:,} bytes")
-            content = file.read(length + -length % BLOCK)[:length]
-            if len(content) < length:
+            if size > LONGEST:
+                raise BandstreamError(f"{path} is damaged: at byte {at:,} a name of {size:,} bytes")
+            content = file.read(size + -size % BLOCK)[:size]
+            if len(content) < size:
                 raise BandstreamError(f"{path} ends without a tar's end: it is cut off, download it again")
             if kind == b"L":
-                long_name = os.fsdecode(content.split(b"\0")[0])
+                known = raw, (name, size, kind)
+                long_name = os.fsdecode(content.split(b"\0", 1)[0])
             elif kind == b"x":
                 try:
                     pax = _pax(content)
+                    long_size = int(pax.get(b"size", b"-1"))
                 except ValueError:
                     raise BandstreamError(f"{path} is damaged: at byte {at:,} pax records that are none") from None
                 long_name = os.fsdecode(pax.get(b"path", os.fsencode(long_name)))
-                long_size = int(pax.get(b"size", b"-1")) if pax.get(b"size", b"0").isdigit() else -1
             continue
-        name, length = long_name or name, length if long_size < 0 else long_size
+        name, size = _plain(long_name or name), size if long_size < 0 else long_size
         long_name, long_size = "", -1
-        begin = at + BLOCK if not seekable else file.tell()
-        if seekable and size is not None and begin + length > size and kind in b"0\x007S":
-            raise BandstreamError(f"{path} ends in the middle of {name}: it is cut off, download it again")
-        name = _plain(name)
-        if kind in b"0\x007" and not name.endswith("/"):
-            yield _Header(name, length, begin, _unsafe(name))
-        elif kind == b"5" or name.endswith("/"):
-            if kind != b"5":
-                _skip(file, length + -length % BLOCK, seekable)
-            if not _unsafe(name):
+        begin = file.position
+        detail = _unsafe(name)
+        if kind == b"5" or (name.endswith("/") and kind in b"0\x007"):
+            size = 0 if kind == b"5" else size
+            if not detail:
                 yield _Header(name.rstrip("/") + "/", 0, begin)
+        elif kind in b"0\x007":
+            yield _Header(name, size, begin, detail)
         else:
             what = {b"1": "a hard link", b"2": "a symbolic link", b"S": "a sparse file"}.get(kind, "no regular file")
-            yield _Header(name, length if kind == b"S" else 0, begin, f"{what} inside the tar")
-        if not seekable:
-            at = -1
+            size = size if kind == b"S" else 0
+            yield _Header(name, size, begin, f"{what} inside the tar")
+        file.go(begin + size + -size % BLOCK)
 
 
 def _parse(raw: bytes) -> tuple[str, int, bytes]:
@@ -521,13 +530,3 @@ def _unsafe(name: str) -> str:
     if not name:
         return "a file without a name inside the tar"
     return ""
-
-
-def _skip(file: Any, size: int, seekable: bool) -> None:
-    if not size:
-        return
-    if seekable:
-        file.seek(size, os.SEEK_CUR)
-    else:
-        for _ in file.pieces(size):
-            pass
