@@ -283,20 +283,16 @@ def _unzstd(raw: BinaryIO, path: Path) -> Iterator[bytes]:
     """The content of a zstd file of one or more frames, checksums compared where it has them."""
     import zstandard
 
-    state, begun = zstandard.ZstdDecompressor(max_window_size=WINDOW).decompressobj(), False
+    state = zstandard.ZstdDecompressor(max_window_size=WINDOW)
     try:
-        while piece := raw.read(PIECE):
-            while piece:
-                begun = True
-                yield state.decompress(piece)
-                piece = b""
-                if state.eof:
-                    piece, begun = state.unused_data, False
-                    state = zstandard.ZstdDecompressor(max_window_size=WINDOW).decompressobj()
+        with state.stream_reader(raw, read_size=PIECE, read_across_frames=True, closefd=False) as stream:
+            while piece := stream.read(8 * PIECE):
+                yield piece
     except zstandard.ZstdError as error:
-        raise BandstreamError(f"{path} is damaged, or needs more memory than {WINDOW >> 20} MB ({error})") from None
-    if begun:
-        raise BandstreamError(f"{path} ends too early: download it again")
+        text = " ".join(str(error).split())
+        raise BandstreamError(
+            f"{path} is damaged, or was made with windows of more than {WINDOW >> 20} MB ({text}): download it again"
+        ) from None
 
 
 class _Seekable:
