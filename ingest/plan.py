@@ -67,7 +67,7 @@ class Plan:
         """Take a listing down into the file `path` and order it."""
         self.path = path
         self.rejected: list[Rejected] = []
-        self._state = hashlib.sha256()
+        self._state = 0  # the sum of the entries' digests, in whatever order they were listed
         offsets, orders, draws, strata = array("Q"), array("Q"), array("Q"), array("I")
         codes = bytearray()
         numbers: dict[str, int] = {}
@@ -82,7 +82,7 @@ class Plan:
                     self.rejected.append(Rejected(item.path, "no-split", "the split file does not name it"))
                     continue
                 content = item.dump()
-                self._state.update(content)
+                self._state += int.from_bytes(hashlib.sha256(content).digest())
                 line = b"%b\t%b\n" % (content, item.where.encode())
                 file.write(line)
                 offsets.append(at)
@@ -101,8 +101,8 @@ class Plan:
         kept = code[of_draw] == DRAWN
         code[of_draw[kept]] = _draw(np.frombuffer(draws, np.uint64)[kept], np.frombuffer(strata, np.uint32)[kept])
         del draws, strata, of_draw, kept
-        self._state.update(code.tobytes())
         ordered = code[order]
+        self._codes = hashlib.sha256(ordered.tobytes()).hexdigest()
         self._places = np.empty(int((code != OUT).sum()), np.uint64)
         self._cuts: list[tuple[str, str, int, int]] = []
         begin = 0
@@ -157,10 +157,10 @@ class Plan:
 
     def fingerprint(self, description: Mapping[str, Any]) -> str:
         """SHA-256 of everything that decides a set's bytes, but for the content of the archive's files."""
-        state = self._state.copy()
+        state = hashlib.sha256(f"{self._state % (1 << 256):064x}{self._codes}".encode())
         state.update(json.dumps(description, sort_keys=True).encode())
-        for rejection in self.rejected:
-            state.update(repr(rejection.args).encode())
+        for rejected in sorted(rejection.args for rejection in self.rejected):
+            state.update(repr(rejected).encode())
         return state.hexdigest()
 
 

@@ -1,10 +1,12 @@
 """Both versions of BigEarthNet: what is taken, with what labels, masks and splits, and what is refused and why."""
 
 import json
+import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import tarfile
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import zstandard
 from rasterio.warp import transform
 
 from ingest import clc
 from ingest.build import Options, Told, ingest
 from ingest.source import Listening
+from ingest.sources import bigearthnet
 from ingest.sources.bigearthnet import BigEarthNet
 from shards.errors import BandstreamError
 from shards.manifest import Manifest
@@ -292,3 +296,129 @@ def test_no_archive(tmp_path: Path) -> None:
     with pytest.raises(BandstreamError, match="neither a folder nor a .tar"):
         convert(tmp_path / "file", tmp_path / "set")
     assert not (tmp_path / "set").exists()
+
+
+def pack(folder: Path, path: Path, names: Iterable[str] = ("",), reverse: bool = False) -> Path:
+    """A folder's files, or those below `names`, as a tar, compressed as the name of `path` says."""
+    mode = {".gz": "w:gz", ".zst": "w"}.get(path.suffix, "w")
+    with tarfile.open(path, mode, format=tarfile.GNU_FORMAT) as tar:
+        for top in names:
+            files = sorted((folder / top).rglob("*"), reverse=reverse)
+            for file in files or [folder / top]:
+                tar.add(file, file.relative_to(folder).as_posix(), recursive=False)
+    if path.suffix == ".zst":
+        path.write_bytes(zstandard.compress(path.read_bytes()))
+    return path
+
+
+@pytest.fixture(scope="module")
+def v2_set(v2: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """Every byte of the set made from the folder."""
+    target = tmp_path_factory.mktemp("v2_set") / "set"
+    convert(v2, target)
+    return archives.contents(target)
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".tar.gz", ".tar.zst"])
+def test_the_archive_as_it_was_downloaded(v2: Path, v2_set: dict[str, bytes], tmp_path: Path, suffix: str) -> None:
+    whole = pack(v2, tmp_path / f"whole{suffix}")
+    convert(whole, tmp_path / "whole")
+    assert archives.contents(tmp_path / "whole") == v2_set
+    # files of a patch may lie anywhere in a tar, and folders around all
+    moved = tmp_path / "around" / "BigEarthNet"
+    moved.parent.mkdir()
+    moved.symlink_to(v2)
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        names = [str(path.relative_to(v2)) for path in v2.rglob("*") if path.is_file()]
+        for name in random.Random(0).sample(names, len(names)):
+            tar.add(v2 / name, f"BigEarthNet/{name}")
+    convert(tmp_path / "x.tar", tmp_path / "shuffled")
+    assert archives.contents(tmp_path / "shuffled") == v2_set
+
+
+def test_archives_of_their_own(v2: Path, v2_set: dict[str, bytes], tmp_path: Path) -> None:
+    """Patches in two archives, reference maps in a third, metadata beside; in one folder of maps or as `--maps`."""
+    first = pack(v2, tmp_path / "S2-a.tar.zst", [f"BigEarthNet-S2/{V2_TILE}/{patch_name(n)}" for n in range(5)])
+    second = pack(v2, tmp_path / "S2-b.tar", [f"BigEarthNet-S2/{V2_TILE}/{patch_name(n)}" for n in range(5, 12)])
+    maps = pack(v2, tmp_path / "Reference_Maps.tar.gz", ["Reference_Maps"])
+    inner = pack(v2 / "Reference_Maps", tmp_path / "inner.tar.zst")
+    metadata = v2 / "metadata.parquet"
+    for number, source in enumerate(
+        [
+            BigEarthNet([first, second, maps, metadata]),
+            BigEarthNet([inner, second, first], [metadata]),
+            BigEarthNet([second, first], [metadata], maps),
+            BigEarthNet([first, second], [metadata], inner),
+            BigEarthNet([first, second, metadata, v2 / "Reference_Maps"]),
+        ]
+    ):
+        ingest(source, tmp_path / str(number), Options(shard_samples=4))
+        assert archives.contents(tmp_path / str(number)) == v2_set, number
+    with pytest.raises(BandstreamError, match="only metadata"):
+        ingest(BigEarthNet([metadata]), tmp_path / "none", Options())
+    with pytest.raises(BandstreamError, match="holds no patches"):
+        ingest(BigEarthNet([maps]), tmp_path / "none", Options())
+
+
+@pytest.mark.parametrize("name", sorted(DAMAGES.keys() - {"folder-for-file"}))  # in a tar that is no file at all
+def test_damage_is_the_same_from_a_tar(tmp_path: Path, name: str) -> None:
+    archive = make_v2(tmp_path / "a", 6)
+    DAMAGES[name][0](archive / "BigEarthNet-S2" / V2_TILE / patch_name(4), archive, 4)
+    convert(archive, tmp_path / "folder")
+    convert(pack(archive, tmp_path / "a.tar"), tmp_path / "tar")
+    assert archives.contents(tmp_path / "tar") == archives.contents(tmp_path / "folder")
+
+
+def test_files_that_are_too_large_to_be_taken_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = make_v2(tmp_path / "a", 6)
+    convert(archive, tmp_path / "folder")
+    monkeypatch.setattr(bigearthnet, "LARGEST", 20_000)
+    convert(pack(archive, tmp_path / "a.tar"), tmp_path / "tar")
+    assert archives.contents(tmp_path / "tar") == archives.contents(tmp_path / "folder")
+
+
+def test_version_1_from_a_tar(tmp_path: Path) -> None:
+    archive = make_v1(tmp_path / "v1", [["Peatbogs"], ["Airports"], ["Rice fields"]])
+    convert(archive, tmp_path / "folder")
+    with tarfile.open(tmp_path / "v1.tar.gz", "w:gz") as tar:
+        tar.add(archive, "BigEarthNet-v1.0")
+    convert(tmp_path / "v1.tar.gz", tmp_path / "tar")
+    assert archives.contents(tmp_path / "tar") == archives.contents(tmp_path / "folder")
+
+
+@pytest.mark.parametrize("version", ["bigearthnet_v1", "bigearthnet_v2"])
+def test_real_patches_from_a_tar(real_data: Path, tmp_path: Path, version: str) -> None:
+    convert(real_data / version, tmp_path / "folder")
+    convert(pack(real_data / version, tmp_path / "real.tar.zst"), tmp_path / "tar")
+    assert archives.contents(tmp_path / "tar") == archives.contents(tmp_path / "folder")
+
+
+def test_what_is_left_out_on_request(v2: Path, tmp_path: Path) -> None:
+    lists = tmp_path / "snow.csv", tmp_path / "clouds.csv"
+    lists[0].write_text(f"{patch_name(1)}\n{patch_name(2)}\n")
+    lists[1].write_text(f'"{patch_name(2)}"\r\nS2B_of_another_archive\r\n')
+    ingest(BigEarthNet(v2, exclude=lists), tmp_path / "set", Options())
+    keys = pq.read_table(tmp_path / "set" / "samples.parquet")["key"].to_pylist()
+    assert set(keys) == {patch_name(n) for n in range(12) if n not in (1, 2)}
+    assert [line["reason"] for line in rejections(tmp_path / "set")] == ["excluded"] * 2
+    (tmp_path / "wrong.csv").write_text("patch one\n")
+    with pytest.raises(BandstreamError, match=r"wrong\.csv is no list of patches"):
+        ingest(BigEarthNet(v2, exclude=[tmp_path / "wrong.csv"]), tmp_path / "x", Options())
+
+
+def test_filters_on_the_flags_of_the_metadata(tmp_path: Path) -> None:
+    archive = make_v2(tmp_path / "a", 6, maps=False)
+    with pytest.raises(BandstreamError, match="has no column contains_seasonal_snow"):
+        ingest(BigEarthNet(archive, without=["seasonal-snow"]), tmp_path / "x", Options())
+    rows = pq.read_table(archive / "metadata.parquet").to_pylist()
+    for number, row in enumerate(rows):
+        row |= {"contains_seasonal_snow": number == 1, "contains_cloud_or_shadow": number in (1, 4)}
+    pq.write_table(pa.Table.from_pylist(rows), archive / "metadata.parquet")
+    for without, left_out in [((), set()), (("seasonal-snow",), {1}), (("cloud-or-shadow", "seasonal-snow"), {1, 4})]:
+        target = tmp_path / "-".join(["set", *without])
+        ingest(BigEarthNet(archive, without=without), target, Options())
+        keys = pq.read_table(target / "samples.parquet")["key"].to_pylist()
+        assert set(keys) == {patch_name(n) for n in range(6) if n not in left_out}
+    (archive / "metadata.parquet").unlink()
+    with pytest.raises(BandstreamError, match="--without needs the flags"):
+        ingest(BigEarthNet(archive, without=["seasonal-snow"]), tmp_path / "x", Options())
