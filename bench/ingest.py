@@ -1,10 +1,11 @@
-"""`bandstream bench ingest`: our ingest beside rasterio + webdataset.ShardWriter, whole processes, on one core each."""
+"""`bandstream bench ingest`: our ingest beside what users would otherwise run, whole processes, on one core each."""
 
 import hashlib
 import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from collections.abc import Callable
@@ -14,21 +15,33 @@ from typing import Any
 import click
 
 REPOSITORY = Path(__file__).parents[1]
-PACKAGES = ("bandstream", "numpy", "rasterio", "webdataset", "pyarrow", "pydantic")
-TARGET = 12.0
-"""How many times the plain conversion's patches per second and core our ingest is to reach."""
+PACKAGES = ("bandstream", "numpy", "rasterio", "webdataset", "litdata", "lmdb", "safetensors", "zarr", "zstandard")
+PEERS = ("webdataset", "litdata", "lmdb", "zarr")
+TARGET = 15.0
+"""How many times a plain conversion's patches per second and core our ingest is to reach."""
 
 
 @click.command()
 @click.option("--patches", type=click.IntRange(20), default=6000, show_default=True, help="Made-up patches.")
 @click.option("--archive", type=click.Path(path_type=Path, exists=True), help="A version 2 archive to take instead.")
+@click.option("--peer", "peers", type=click.Choice(PEERS), multiple=True, help="What to run beside  [default: all]")
 @click.option("--repeats", type=click.IntRange(1), default=5, show_default=True, help="Runs of each, interleaved.")
 @click.option("--json", "output", type=click.Path(path_type=Path), help="Where to write the result.")
 @click.option(
     "--scratch", type=click.Path(path_type=Path), help="Folder for archive and sets  [default: a temporary one]"
 )
-def ingest(patches: int, archive: Path | None, repeats: int, output: Path | None, scratch: Path | None) -> None:
-    """Patches a second of our ingest beside a plain rasterio conversion of the same patches."""
+def ingest(
+    patches: int,
+    archive: Path | None,
+    peers: tuple[str, ...],
+    repeats: int,
+    output: Path | None,
+    scratch: Path | None,
+) -> None:
+    """Patches a second of our ingest, from a folder and from a .tar.zst, beside conversions of the same patches.
+
+    Peers read with rasterio and write with webdataset.ShardWriter, litdata.optimize, LMDB and safetensors, or Zarr.
+    """
     from bench.measure import interleave, machine, process, summary, warm
     from shards import atomic
 
@@ -43,54 +56,80 @@ def ingest(patches: int, archive: Path | None, repeats: int, output: Path | None
         source_bytes = warm(archive)
         count = sum(1 for tile in os.scandir(archive / "BigEarthNet-S2") for _ in os.scandir(tile.path))
         target = Path(folder) / "set"
+        packed = Path(folder) / "packed" / "archive.tar.zst"
+        packed.parent.mkdir()
+        _pack(archive, packed)
 
-        def whole(command: list[str]) -> Callable[[], dict[str, float]]:
+        def whole(read: Path, command: list[str]) -> Callable[[], dict[str, float]]:
             def run() -> dict[str, float]:
                 shutil.rmtree(target, ignore_errors=True)
-                warm(archive)
+                warm(read)
                 os.sync()  # what was written before is not written out at this run's expense
                 result = process([sys.executable, *command], REPOSITORY, core)
                 return {**result, "patches_per_s": count / result["wall_s"]}
 
             return run
 
-        places = [str(archive.resolve()), str(target)]
+        ours = ["-m", "cli", "ingest", "bigearthnet"]
+        beside = peers or PEERS
         runs = {
-            "bandstream": whole(["-m", "cli", "ingest", "bigearthnet", *places, "--workers", "1"]),
-            "plain": whole(["-m", "bench.plain_ingest", *places]),
+            "bandstream": whole(archive, [*ours, str(archive.resolve()), str(target), "--workers", "1"]),
+            "bandstream, from .tar.zst": whole(packed.parent, [*ours, str(packed), str(target), "--workers", "1"]),
+            **{
+                peer: whole(archive, ["-m", "bench.plain_ingest", peer, str(archive.resolve()), str(target)])
+                for peer in beside
+            },
         }
         for imports in ("ingest.build, ingest.sources.bigearthnet, pyarrow.parquet", "bench.plain_ingest"):
             process([sys.executable, "-c", f"import cli, {imports}"], REPOSITORY, core)  # compiles their bytecode
         results = interleave(runs, repeats, lambda line: click.echo(line, err=True))
         profile = _profile(archive, target, count)
-    ours, plain = results["bandstream"], results["plain"]
-    ratios = [b["wall_s"] / a["wall_s"] for a, b in zip(ours, plain, strict=True)]
+
+    def ratios(peer: str, ours: str, key: str) -> dict[str, float | int]:
+        pairs = zip(results[peer], results[ours], strict=True)
+        return summary([theirs[key] / own[key] for theirs, own in pairs])
+
     record: dict[str, Any] = {
         "what": "whole processes, one core each, page cache warm, disk idle at the start, uncompressed GeoTIFFs; "
-        "ours with checksums, statistics, index and catalogue; plain: rasterio + webdataset.ShardWriter, none of these",
+        "ours with checksums, statistics, index and catalogue; the others with none of these",
         "patches": count,
         "source_bytes_a_patch": source_bytes / count,
         "repeats": repeats,
-        "ratio": summary(ratios),
         "target": TARGET,
-        "cpu_ratio": summary([b["cpu_s"] / a["cpu_s"] for a, b in zip(ours, plain, strict=True)]),
-        **{
-            name: {key: summary([run[key] for run in runs_]) for key in runs_[0]} | {"runs": runs_}
-            for name, runs_ in results.items()
+        "ratio": {peer: ratios(peer, "bandstream", "wall_s") for peer in beside},
+        "cpu_ratio": {peer: ratios(peer, "bandstream", "cpu_s") for peer in beside},
+        "ratio_from_tar_zst": {peer: ratios(peer, "bandstream, from .tar.zst", "wall_s") for peer in beside},
+        "runs": {
+            name: {key: summary([run[key] for run in own]) for key in own[0]} | {"each": own}
+            for name, own in results.items()
         },
         "profile": profile,
         "machine": machine(PACKAGES),
     }
     if output:
         atomic.write_json(output, record)
-    ratio = record["ratio"]
-    click.echo(
-        f"{record['bandstream']['patches_per_s']['median']:,.0f} patches/s beside "
-        f"{record['plain']['patches_per_s']['median']:,.0f}: {ratio['median']:.1f} times "
-        f"({ratio['min']:.1f} to {ratio['max']:.1f}, n = {repeats}; target {TARGET:g})"
-    )
+    for name, own in record["runs"].items():
+        told = f"{name:<28}{own['patches_per_s']['median']:>8,.0f} patches/s {own['peak_mb']['median']:>8,.0f} MB"
+        if name in record["ratio"]:
+            ratio = record["ratio"][name]
+            told += f"   ours is {ratio['median']:.1f} times as fast ({ratio['min']:.1f} to {ratio['max']:.1f})"
+        click.echo(told)
+    click.echo(f"n = {repeats}; target {TARGET:g} times")
     for stage, microseconds in profile["microseconds_a_patch"].items():
         click.echo(f"  {stage:<42}{microseconds:>8.0f} µs a patch")
+
+
+def _pack(archive: Path, path: Path) -> None:
+    """The archive as a download: one tar, compressed with zstd."""
+    import zstandard
+
+    with (
+        path.open("wb") as file,
+        zstandard.ZstdCompressor(threads=-1).stream_writer(file) as compressed,
+        tarfile.open(fileobj=compressed, mode="w|", format=tarfile.GNU_FORMAT) as tar,
+    ):
+        for inside in sorted(archive.iterdir()):
+            tar.add(inside, inside.name)
 
 
 def _profile(archive: Path, target: Path, count: int) -> dict[str, Any]:

@@ -20,7 +20,7 @@ SMALL = {
     "train": "--encoder tu-resnet10t --epochs 2 --batch-size 16 --view-size 32 --threads 1",
     "finetune": "--epochs 1 --batch-size 4 --view-size 32",
     "evaluate": "--view-size 32",
-    "bench ingest": "--patches 20 --repeats 1",
+    "bench ingest": "--patches 20 --repeats 1 --peer webdataset",
     "bench loader": "--seconds 0.1 --repeats 1 --batch-size 16 --view-size 32",
     "bench.synthetic_task": "--patches 200 --seeds 1 --epochs 0",
 }
