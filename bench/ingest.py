@@ -58,7 +58,7 @@ def ingest(
         target = Path(folder) / "set"
         packed = Path(folder) / "packed" / "archive.tar.zst"
         packed.parent.mkdir()
-        _pack(archive, packed)
+        pack(archive, packed)
 
         def whole(read: Path, command: list[str]) -> Callable[[], dict[str, float]]:
             def run() -> dict[str, float]:
@@ -119,7 +119,7 @@ def ingest(
         click.echo(f"  {stage:<42}{microseconds:>8.0f} µs a patch")
 
 
-def _pack(archive: Path, path: Path) -> None:
+def pack(archive: Path, path: Path) -> None:
     """The archive as a download: one tar, compressed with zstd."""
     import zstandard
 

@@ -299,3 +299,10 @@ def test_manifest_states_the_contract(expected: dict[str, bytes], archive: Path,
     }
     assert manifest.source["plan"]
     assert str(archive) not in expected["dataset.json"].decode()
+
+
+def test_random_damage() -> None:
+    """A few of the damages that the long proof does in their thousand."""
+    from tests.proofs.ingest_damage import main
+
+    assert main(damages=25, seed=7)["n"] == 25
