@@ -161,7 +161,8 @@ def _profile(archive: Path, target: Path, count: int) -> dict[str, Any]:
     items = timed("list, read metadata", lambda: list(source.listing(Listening(target.parent))))
     entries = [item for item in items if isinstance(item, Entry)]
     shard = Shard("train-000000", "train", tuple(entries))
-    writer = _Writer(Task(source, target, "", False), shard, Task(source, target, "", False).layout())
+    task = Task(source, target, "", False)
+    writer = _Writer(task, shard, task.layout(), patient=False)
     views = writer.views[0]
     paths = [
         f"{archive}/BigEarthNet-S2/{entry.path}/{entry.key}_{band}.tif"

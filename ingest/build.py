@@ -4,32 +4,24 @@ Killed at any moment and run again, it ends with the same bytes: shards and thei
 reuses those that lie there as recorded, and the folder is a shard set only once `dataset.json` stands in it.
 """
 
-import fcntl
-import hashlib
 import json
-import os
-import re
-import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ingest import physics
-from ingest.engine import run
+from ingest.engine import Engine, Here, Processes, make_all
 from ingest.plan import Plan
-from ingest.shard import RECORDS, Record, Task, intact, layout_of, make, read_record, tally_of
+from ingest.shard import RECORDS, Input, Record, Task, Vanished, intact, layout_of, make, read_record, tally_of
 from ingest.source import Listening, Rejected, Source
+from ingest.workplace import REJECTED, check_places, claim, failed, locked, refuse, sweep, workplace
 from shards import atomic, catalogue
 from shards.errors import BandstreamError
 from shards.manifest import CREATED_BY, FILE, ArraySpec, BandSpec, Manifest, ShardSpec, SplitSpec
 
-REJECTED = "rejected.jsonl"
 ENTRIES = "entries.jsonl"
-OURS = re.compile(rf"(train|val|test)-\d{{6}}\.(tar|idx)|{REJECTED}|{catalogue.FILE}|\..*{atomic.TEMPORARY}")
-"""Files of a set whose manifest was lost."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +29,8 @@ class Options:
     """What an ingest may be told.
 
     `split_file`: key → split; `recorded`: what the manifest keeps of the command's options, beside these. `workers`,
-    `strict` and `scratch` (a folder for what is spooled; None: beside the shards) do not bear on the bytes.
+    `strict`, `scratch` (a folder for what is spooled; None: beside the shards) and `scheduler` (the Dask cluster that
+    does the work; "": this machine) do not bear on the bytes.
     """
 
     name: str = ""
@@ -48,6 +41,7 @@ class Options:
     workers: int = 1
     strict: bool = False
     scratch: Path | None = None
+    scheduler: str = ""
 
 
 @dataclass(frozen=True)
@@ -72,16 +66,47 @@ class Told:
     progress: Callable[[str, int, int], None] = _ignore
 
 
-def ingest(source: Source, target: Path, options: Options, told: Told | None = None) -> Outcome:
-    """Turn an archive into the shard set `target`.
+class Elsewhere(Protocol):
+    """Where a set goes once it stands in its folder."""
+
+    def claim(self, plan: str, described: dict[str, Any]) -> Manifest | None:
+        """Have that place for the set of this plan; its manifest where it stands there already, complete. Raises
+        BandstreamError where something else does."""
+
+
+def ingest(
+    source: Source, target: Path, options: Options, told: Told | None = None, elsewhere: Elsewhere | None = None
+) -> Outcome:
+    """Turn an archive into the shard set `target`; nothing is done where that stands complete `elsewhere`.
 
     Raises BandstreamError, and with `strict` on the first rejection.
     """
     told = told or Told()
     for archive in source.inputs:
-        _check_places(archive, target)
-    with _locked(target), _scratch(target, options.scratch) as scratch:
-        listening = Listening(scratch, told.warn, told.say, lambda done, total: told.progress("list", done, total))
+        check_places(archive, target)
+    try:
+        with _engine(options, told) as engine, locked(target):
+            return _ingest(source, target, options, told, elsewhere, engine)
+    except OSError as error:
+        raise failed(target, error) from error
+
+
+def _engine(options: Options, told: Told) -> Engine:
+    if options.scheduler:
+        from ingest.cluster import Cluster
+
+        return Cluster(options.scheduler, told.say)
+    return Processes(options.workers) if options.workers > 1 else Here()
+
+
+def _ingest(
+    source: Source, target: Path, options: Options, told: Told, elsewhere: Elsewhere | None, engine: Engine
+) -> Outcome:
+    with workplace(target, options.scratch, told.warn) as scratch:
+        inputs = tuple(Input.of(path) for path in source.inputs if path.exists())
+        listening = Listening(
+            scratch, told.warn, told.say, lambda done, total: told.progress("list", done, total), engine.map
+        )
         plan = Plan(
             source.listing(listening),
             target / RECORDS / ENTRIES,
@@ -96,47 +121,24 @@ def ingest(source: Source, target: Path, options: Options, told: Told | None = N
         finished = _finished(target, fingerprint, described, plan, source)
         if finished is not None:
             return finished
-        _claim(target, fingerprint, described)
+        if elsewhere is not None and (manifest := elsewhere.claim(fingerprint, described)):
+            return Outcome(manifest, 0)
+        claim(target, fingerprint, described)
         for warning in physics.check(source, plan):
             told.warn(warning)
-        task = Task(source, target, fingerprint, options.strict)
+        task = Task(source, target, fingerprint, options.strict, inputs)
         try:
-            run(task, plan, options.workers, lambda done: told.progress("ingest", done, plan.total))
+            make_all(engine, task, plan, lambda done: told.progress("ingest", done, plan.total))
+            task.check_inputs()
         except Rejected as rejection:
             raise BandstreamError(f"{rejection} (--strict stops at the first rejected input)") from None
+        except Vanished:
+            _forget_rejections(target, plan, fingerprint)
+            raise
+        finally:
+            sweep(target)
         manifest = _commit(target, source, described, fingerprint, plan)
     return Outcome(manifest, plan.total)
-
-
-def _check_places(archive: Path, target: Path) -> None:
-    inner, outer = target.resolve(), archive.resolve()
-    if inner == outer or outer in inner.parents:
-        raise BandstreamError(f"{target} lies inside the archive {archive}: name a folder elsewhere")
-    if inner in outer.parents and target.is_dir() and any(target.iterdir()):
-        raise BandstreamError(f"the archive {archive} lies inside {target}: name another folder for the shard set")
-    if target.exists() and not target.is_dir():
-        raise BandstreamError(f"{target} is a file: name a folder for the shard set")
-
-
-@contextmanager
-def _scratch(target: Path, elsewhere: Path | None) -> Iterator[Path]:
-    """The folder for what has to be spooled; it goes when the set is done, and stays for the next run otherwise."""
-    records = target / RECORDS
-    folder = records / "scratch"
-    if elsewhere is not None:
-        folder = elsewhere / f"bandstream-{hashlib.sha256(os.fsencode(target.resolve())).hexdigest()[:16]}"
-    begun = records.exists()
-    try:
-        records.mkdir(exist_ok=True)
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BandstreamError(f"{folder} cannot be made ({error.strerror}): name another folder") from None
-    try:
-        yield folder
-    finally:
-        if (target / FILE).exists() or not ((records / "plan.json").exists() or begun):
-            shutil.rmtree(folder, ignore_errors=True)
-            shutil.rmtree(records, ignore_errors=True)
 
 
 def _describe(source: Source, options: Options, drawn: bool) -> dict[str, Any]:
@@ -153,55 +155,12 @@ def _describe(source: Source, options: Options, drawn: bool) -> dict[str, Any]:
     }
 
 
-@contextmanager
-def _locked(target: Path) -> Iterator[None]:
-    """Make the folder and keep other ingests out of it; the lock dies with the process."""
-    new = not target.exists()
-    try:
-        target.mkdir(parents=True, exist_ok=True)
-        names = {path.name for path in target.iterdir()}
-        if names and not names & {FILE, RECORDS} and not (REJECTED in names and all(map(OURS.fullmatch, names))):
-            raise BandstreamError(f"{target} is not empty and holds no shard set: name a new folder")
-        descriptor = os.open(target, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            raise BandstreamError(
-                f"another ingest is writing to {target}: wait for it, or name another folder"
-            ) from None
-    except OSError as error:
-        raise BandstreamError(f"{target} cannot be written ({error.strerror}): name another folder") from None
-    try:
-        yield
-    finally:
-        os.close(descriptor)
-        if new and not any(target.iterdir()):
-            target.rmdir()
-
-
-def _claim(target: Path, plan: str, described: dict[str, Any]) -> None:
-    """Begin, or go on with what an earlier run of the same plan began; sweep up what a kill left behind."""
-    records = target / RECORDS
-    begun = records / "plan.json"
-    try:
-        if begun.exists():
-            content = json.loads(begun.read_bytes())
-            if content["plan"] != plan:
-                _refuse(target, "an unfinished ingest", content["options"], described)
-        for folder in (target, records):
-            for stale in folder.glob(f".*{atomic.TEMPORARY}"):
-                stale.unlink()
-        if not begun.exists():
-            atomic.write_json(begun, {"plan": plan, "options": described})
-    except OSError as error:
-        raise BandstreamError(f"{target} cannot be written ({error.strerror}): name another folder") from None
-
-
-def _refuse(target: Path, what: str, old: dict[str, Any], new: dict[str, Any]) -> None:
-    changed = [f"{key} {old.get(key)!r}, now {value!r}" for key, value in new.items() if old.get(key) != value]
-    why = "; ".join(changed) or "the archive lists other samples or labels than it did"
-    raise BandstreamError(f"{target} holds {what} with other options ({why}): name a new folder, or remove that one")
+def _forget_rejections(target: Path, plan: Plan, fingerprint: str) -> None:
+    """Have all shards made again in which something was rejected: it may have been sound, and gone with its archive."""
+    for name in plan.names:
+        record = read_record(target, name, fingerprint)
+        if record is not None and record.rejected:
+            (target / RECORDS / f"{name}.json").unlink(missing_ok=True)
 
 
 def _finished(target: Path, fingerprint: str, described: dict[str, Any], plan: Plan, source: Source) -> Outcome | None:
@@ -213,7 +172,7 @@ def _finished(target: Path, fingerprint: str, described: dict[str, Any], plan: P
         old = {key: manifest.source.get(key) for key in ("split", "shard_samples", "options")}
         old |= {"created_by": manifest.created_by, "name": manifest.name, "seed": manifest.seed}
         old["source"] = {key: manifest.source.get(key) for key in described["source"]}
-        _refuse(target, "a shard set", old, described)
+        refuse(target, "a shard set", old, described)
     if not _lists(target, manifest):
         (target / FILE).unlink()  # the catalogue needs every shard's rows: ingest again
         return None
@@ -224,6 +183,7 @@ def _finished(target: Path, fingerprint: str, described: dict[str, Any], plan: P
         spec = specs.get(f"{name}.tar")
         if spec is not None and not intact(target, spec.file, spec.bytes, spec.sha256, spec.idx_sha256):
             shard = plan[number]
+            claim(target, fingerprint, described)
             record = make(task, shard)
             made += len(shard.entries)
             if (record.sha256, record.idx_sha256) != (spec.sha256, spec.idx_sha256):
@@ -231,8 +191,7 @@ def _finished(target: Path, fingerprint: str, described: dict[str, Any], plan: P
                     f"{target / spec.file} was damaged, and the archive no longer gives what it held: "
                     f"remove {target} and ingest again"
                 )
-    for stale in target.glob(f".*{atomic.TEMPORARY}"):
-        stale.unlink()
+    sweep(target)
     return Outcome(manifest, made)
 
 

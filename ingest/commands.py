@@ -47,6 +47,9 @@ OPTIONS = [
         type=click.Path(path_type=Path, file_okay=False),
         help="Folder for what has to be unpacked on the way  [default: inside DST]",
     ),
+    click.option(
+        "--scheduler", default="", metavar="TCP://HOST:PORT", help="Dask cluster that does the work, instead."
+    ),
     click.option("--strict", is_flag=True, help="Stop at the first input that cannot be taken."),
 ]
 """What every source's command may be told."""
@@ -72,7 +75,7 @@ def source_command(make: Callable[..., Any]) -> click.Command:
     return click.command()(run)
 
 
-SHARED = ("name", "seed", "shard_samples", "split_file", "workers", "scratch", "strict")
+SHARED = ("name", "seed", "shard_samples", "split_file", "workers", "scratch", "strict", "scheduler")
 
 
 def _is_plain(value: Any) -> bool:
@@ -93,6 +96,7 @@ def _run(
     workers: int | None,
     scratch: Path | None,
     strict: bool,
+    scheduler: str,
 ) -> None:
     """Ingest with a progress bar on a terminal, and say what came of it."""
     import time
@@ -104,7 +108,7 @@ def _run(
 
     splits = read_split_file(split_file) if split_file else None
     cores = workers or len(os.sched_getaffinity(0))
-    options = Options(name, seed, shard_samples, splits, recorded, cores, strict, scratch)
+    options = Options(name, seed, shard_samples, splits, recorded, cores, strict, scratch, scheduler)
     begin = time.perf_counter()
     with bars(sys.stderr) as progress:
         told = Told(

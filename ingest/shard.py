@@ -1,8 +1,10 @@
 """One shard = one task = one pure function of archive, plan and options: read, pack, hash, write, rename."""
 
+import errno
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +16,22 @@ from ingest import statistics
 from ingest.plan import Shard
 from ingest.source import Facts, Rejected, Schema, Source
 from shards import atomic, catalogue
+from shards.errors import BandstreamError
 from shards.layout import TRAILER, SampleLayout, class_digits, pad_json
 
 SLOTS = 32
 """Samples packed, counted, hashed and written at a time: few enough to stay in the processor's cache."""
 RECORDS = ".partial"
 """Folder inside the set that holds the records of finished shards until the manifest is written."""
+CLAIM = "plan.json"
+"""Which plan the records are of, and so whose the folder is."""
+PAUSES_S = (1.0, 4.0, 16.0)
+"""Before a shard is tried again that failed as network file systems do for a while."""
+FOR_GOOD = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG}
+"""Errors that waiting does not mend."""
+FOR_A_WHILE = {errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.ECONNRESET, errno.EHOSTDOWN, errno.EHOSTUNREACH}
+FOR_A_WHILE |= {errno.ENODEV, errno.ENXIO, errno.EREMOTEIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN}
+"""Errors that say nothing about the file that was being read: no reason to reject it."""
 
 
 @dataclass(frozen=True)
@@ -42,17 +54,62 @@ class Record:
         return f"{self.name}.tar"
 
 
+class Vanished(BandstreamError):
+    """What is read is no longer there, or no longer what it was: what was rejected since may be sound."""
+
+
+@dataclass(frozen=True)
+class Input:
+    """A file or folder that an ingest reads, as it was before: a folder that has turned empty is an unmounted one."""
+
+    path: Path
+    size: int
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, path: Path) -> "Input":
+        status = path.stat()
+        return cls(path, -1, 0) if path.is_dir() else cls(path, status.st_size, status.st_mtime_ns)
+
+    def check(self) -> None:
+        """Raises Vanished."""
+        try:
+            same = Input.of(self.path) == self and (self.size >= 0 or any(os.scandir(self.path)))
+        except FileNotFoundError:
+            same = False
+        if not same:
+            raise Vanished(
+                f"{self.path} went away or was changed while it was read: bring it back and run the same command again"
+            )
+
+
 @dataclass
 class Task:
-    """What every shard of an ingest shares; travels to the workers once."""
+    """What every shard of an ingest shares; travels to the workers."""
 
     source: Source
     target: Path
     plan: str
     strict: bool
+    inputs: tuple[Input, ...] = ()
 
     def layout(self) -> SampleLayout:
         return layout_of(self.source.schema)
+
+    def check_claim(self) -> None:
+        """Raises BandstreamError where the folder is not this plan's: a worker may outlive its ingest, and another one,
+        with other options, may have begun."""
+        try:
+            plan = json.loads((self.target / RECORDS / CLAIM).read_bytes())["plan"]
+        except FileNotFoundError:
+            plan = None
+        if plan != self.plan:
+            raise BandstreamError(f"{self.target} was removed, or begun anew, while shards were made: run it again")
+
+    def check_inputs(self) -> None:
+        """Raises Vanished."""
+        for each in self.inputs:
+            each.check()
 
 
 def layout_of(schema: Schema) -> SampleLayout:
@@ -99,15 +156,26 @@ def intact(folder: Path, file: str, size: int, sha256: str, idx_sha256: str) -> 
         return False
 
 
-def make(task: Task, shard: Shard, progress: Callable[[int], None] = lambda done: None) -> Record:
+def make(
+    task: Task, shard: Shard, progress: Callable[[int], None] = lambda done: None, patient: bool = False
+) -> Record:
     """Write `NAME.tar` and `NAME.idx` atomically and return what is known of them.
 
-    `progress` is told how many inputs have been dealt with. With `strict`, raises the first Rejected.
+    `progress` is told how many inputs have been dealt with. With `strict`, raises the first Rejected; with `patient`,
+    OSError where a file cannot be read for a reason that may pass. Raises BandstreamError where the folder is not the
+    task's, Vanished where the archive is not what it was.
     """
+    task.check_claim()
     schema, layout = task.source.schema, task.layout()
-    writer = _Writer(task, shard, layout)
+    writer = _Writer(task, shard, layout, patient)
     path = task.target / f"{shard.name}.tar"
-    with atomic.replacing(path) as file:
+
+    def check() -> None:
+        if writer.rejected:
+            task.check_inputs()
+        task.check_claim()
+
+    with atomic.replacing(path, check) as file:
         for start in range(0, len(shard.entries), SLOTS):
             entries = shard.entries[start : start + SLOTS]
             filled = writer.fill(entries)
@@ -120,9 +188,9 @@ def make(task: Task, shard: Shard, progress: Callable[[int], None] = lambda done
         writer.digest.update(TRAILER)
     index = layout.index(writer.keys)
     if writer.keys:
-        atomic.write_text(path.with_suffix(".idx"), index)
+        atomic.write_text(path.with_suffix(".idx"), index, task.check_claim)
     else:
-        os.unlink(path)
+        path.unlink(missing_ok=True)
     return Record(
         plan=task.plan,
         name=shard.name,
@@ -138,13 +206,32 @@ def make(task: Task, shard: Shard, progress: Callable[[int], None] = lambda done
 
 
 def make_recorded(task: Task, shard: Shard, progress: Callable[[int], None] = lambda done: None) -> None:
-    """Leave a shard and its record, unless an earlier run did."""
-    record = read_record(task.target, shard.name, task.plan)
-    if record is not None and not (task.strict and record.rejected) and _stands(task.target, record):
-        progress(len(shard.entries))
-        return
-    record = make(task, shard, progress)
-    atomic.write_json(task.target / RECORDS / f"{shard.name}.json", vars(record))
+    """Leave a shard and its record, unless an earlier run did; tried again after some OSErrors, which it else raises.
+
+    `progress` is told how many inputs have been dealt with, and takes back those of a try that failed.
+    """
+    for pause in (*PAUSES_S, None):
+        counted = 0
+
+        def count(more: int) -> None:
+            nonlocal counted
+            counted += more
+            progress(more)
+
+        try:
+            record = read_record(task.target, shard.name, task.plan)
+            if record is not None and not (task.strict and record.rejected) and _stands(task.target, record):
+                count(len(shard.entries))
+                return
+            record = make(task, shard, count, patient=pause is not None)
+            text = json.dumps(vars(record), allow_nan=False)
+            atomic.write_text(task.target / RECORDS / f"{shard.name}.json", text, task.check_claim)
+            return
+        except OSError as error:
+            if pause is None or error.errno in FOR_GOOD:
+                raise
+            progress(-counted)
+            time.sleep(pause)
 
 
 def _stands(folder: Path, record: Record) -> bool:
@@ -154,8 +241,8 @@ def _stands(folder: Path, record: Record) -> bool:
 class _Writer:
     """A few sample slots, filled again and again; what the shard's samples told."""
 
-    def __init__(self, task: Task, shard: Shard, layout: SampleLayout) -> None:
-        self.task, self.shard, self.layout = task, shard, layout
+    def __init__(self, task: Task, shard: Shard, layout: SampleLayout, patient: bool) -> None:
+        self.task, self.shard, self.layout, self.patient = task, shard, layout, patient
         self.schema = task.source.schema
         self.slots = np.empty((SLOTS, layout.sample_bytes), np.uint8)
         self.slots[:] = layout.template
@@ -175,6 +262,7 @@ class _Writer:
             try:
                 facts = self.task.source.read(entry, views)
             except Rejected as rejection:
+                self._raise_passing(rejection)
                 if self.task.strict:
                     raise
                 self.rejected.append(rejection)
@@ -198,6 +286,14 @@ class _Writer:
                 for index, band in enumerate(array.bands):
                     self.tally.add(self.numbers[band], pixels[:, index])
         return self.slots[:taken].reshape(-1).data
+
+    def _raise_passing(self, rejection: Rejected) -> None:
+        """Raises the error behind a rejection where it is the file system's, and may pass."""
+        error: BaseException = rejection
+        while behind := error.__cause__ or error.__context__:
+            error = behind
+            if isinstance(error, OSError) and error.errno in FOR_A_WHILE | ({errno.EIO} if self.patient else set()):
+                raise error
 
     def rows(self, schema: Schema) -> dict[str, list[Any]]:
         """Catalogue columns of the shard's samples."""

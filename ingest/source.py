@@ -7,7 +7,7 @@ and fills one sample (`read`, in the workers); splits, shards, checksums, statis
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -116,16 +116,18 @@ def _ignore(*_: Any) -> None:
 
 @dataclass(frozen=True)
 class Listening:
-    """Where a listing may put files that it needs until the set is done, and whom it tells what.
+    """Where a listing may put files that it needs until the set is done, whom it tells what, and who works for it.
 
     `warn`: of what looks wrong; `say`: of what it is about to do that takes long or much room; `progress`: (bytes done,
-    all bytes) of that.
+    all bytes) of that. `map`: as Python's, but by the engine's workers, several items at a time: the function is one of
+    a module, may run twice, and finds the archive and `scratch` under the same paths.
     """
 
     scratch: Path
     warn: Callable[[str], None] = _ignore
     say: Callable[[str], None] = _ignore
     progress: Callable[[int, int], None] = _ignore
+    map: Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]] = map
 
 
 class Source(Protocol):

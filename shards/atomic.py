@@ -2,25 +2,31 @@
 
 import json
 import os
-from collections.abc import Iterator
+import secrets
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 TEMPORARY = ".tmp"
-"""Every temporary file is `.NAME.PID.tmp` in the folder of its final place."""
+"""Every temporary file is `.NAME.RANDOM.tmp` in the folder of its final place: two writers of one file, be they on two
+hosts of a network file system, never share one, and whoever renames last has written the whole."""
 
 
 @contextmanager
-def replacing(path: Path | str) -> Iterator[BinaryIO]:
-    """Yield a binary file that becomes `path` when the block ends, and vanishes when it raises."""
+def replacing(path: Path | str, before: Callable[[], object] = lambda: None) -> Iterator[BinaryIO]:
+    """Yield a binary file that becomes `path` when the block ends, and vanishes when it raises.
+
+    `before` is called last of all before the rename, with the content safe on disk; what it raises stops it.
+    """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}{TEMPORARY}")
     try:
-        with temporary.open("wb") as file:
+        with temporary.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
+        before()
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -37,15 +43,15 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_bytes(path: Path | str, data: bytes) -> None:
-    """Write `data` to `path` atomically."""
-    with replacing(path) as file:
+def write_bytes(path: Path | str, data: bytes, before: Callable[[], object] = lambda: None) -> None:
+    """Write `data` to `path` atomically; `before` as for `replacing`."""
+    with replacing(path, before) as file:
         file.write(data)
 
 
-def write_text(path: Path | str, text: str) -> None:
-    """Write `text` as UTF-8 to `path` atomically."""
-    write_bytes(path, text.encode())
+def write_text(path: Path | str, text: str, before: Callable[[], object] = lambda: None) -> None:
+    """Write `text` as UTF-8 to `path` atomically; `before` as for `replacing`."""
+    write_bytes(path, text.encode(), before)
 
 
 def write_json(path: Path | str, value: Any) -> None:
