@@ -48,7 +48,10 @@ OPTIONS = [
         help="Folder for what has to be unpacked on the way  [default: inside DST]",
     ),
     click.option(
-        "--scheduler", default="", metavar="TCP://HOST:PORT", help="Dask cluster that does the work, instead."
+        "--scheduler",
+        default="",
+        metavar="ADDRESS",
+        help="Dask cluster that does the work: tcp://HOST:PORT, or the scheduler's file.",
     ),
     click.option("--strict", is_flag=True, help="Stop at the first input that cannot be taken."),
 ]
