@@ -231,12 +231,11 @@ class Store:
                 raise
             except Exception as error:
                 code = _code(error)
-                if isinstance(error, FileNotFoundError | FileExistsError) and code not in (
-                    "NoSuchBucket",
-                    "NoSuchUpload",
-                ):
+                if isinstance(error, FileExistsError):
                     raise
-                if code in ("PreconditionFailed", "ConditionalRequestConflict"):
+                if isinstance(error, FileNotFoundError) and method in LOOKING and code != "NoSuchBucket":
+                    raise
+                if code == "PreconditionFailed":
                     raise FileExistsError(str(error)) from error
                 if "mode" in kwargs and (
                     isinstance(error, NotImplementedError | TypeError) or code == "NotImplemented"
