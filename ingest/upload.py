@@ -167,9 +167,9 @@ class Upload:
             sound = self._each(lambda each: self._is_sound(each, meter), objects)
             damaged = [each.name for each, good in zip(objects, sound, strict=True) if not good]
             for name in (catalogue.FILE, REJECTED):
-                stamp = self.store.stamp(name)
-                with contextlib.suppress(FileNotFoundError), (folder / name).open("wb") as file:
-                    file.writelines(self.store.pieces(name, stamp[0] if stamp else 0))
+                if stamp := self.store.stamp(name):
+                    with contextlib.suppress(FileNotFoundError), (folder / name).open("wb") as file:
+                        file.writelines(self.store.pieces(name, stamp[0]))
             if not lists(folder, manifest):
                 damaged.append(f"{catalogue.FILE} or {REJECTED}")
         if not damaged:

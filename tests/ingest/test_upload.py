@@ -34,7 +34,7 @@ def proxy(server: Server) -> Iterator[Proxy]:
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_v2(tmp_path_factory.mktemp("archive"), 24)
+    return make_v2(tmp_path_factory.mktemp("archive"), 16)
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def test_the_bytes_of_the_local_set(
 
     outcome = convert(archive, url(place) + "/", Told(told.append, told.append, progress), scratch=tmp_path)
     assert server.contents(place) == expected
-    assert outcome.sent == len(expected) - 1 and outcome.processed == 24
+    assert outcome.sent == len(expected) - 1 and outcome.processed == 16
     assert list(tmp_path.iterdir()) == []
     size = sum(len(content) for name, content in expected.items() if name != "dataset.json")
     assert stages["upload"] == stages["verify"] == (size, size)
@@ -112,7 +112,7 @@ def test_the_command(archive: Path, expected: dict[str, bytes], server: Server, 
     )
     assert run.returncode == 0, run.stderr
     assert server.contents(place) == expected
-    assert f"{url(place)}: 24 samples" in run.stdout and "objects sent, all read back and compared" in run.stdout
+    assert f"{url(place)}: 16 samples" in run.stdout and "objects sent, all read back and compared" in run.stdout
     for name in ("verify", "info"):
         run = subprocess.run(
             [sys.executable, "-m", "cli", name, url(place)], cwd=REPOSITORY, capture_output=True, text=True
@@ -150,7 +150,7 @@ def test_killed_while_it_is_sent(
     archive: Path, expected: dict[str, bytes], server: Server, proxy: Proxy, place: str, tmp_path: Path
 ) -> None:
     draw, size = random.Random(0), sum(map(len, expected.values()))
-    proxy.rate = size / 4
+    proxy.rate = size / 2
     for _ in range(3):
         goal = proxy.sent + draw.uniform(0.05, 0.5) * size
         process = begin_upload(archive, url(place), proxy, tmp_path, "--shard-samples", 4, "--workers", 1)
@@ -180,11 +180,11 @@ def test_a_server_that_fails_for_a_while(
 ) -> None:
     use(monkeypatch, proxy)
     if kind == "refuse":
-        threading.Timer(2.0, proxy.trouble, [""]).start()
+        threading.Timer(1.0, proxy.trouble, [""]).start()
         monkeypatch.setattr(store, "FIRST_PAUSES_S", store.PAUSES_S)
         proxy.trouble("refuse")
     else:
-        proxy.trouble(kind, after=1_500_000, seconds=2.5)
+        proxy.trouble(kind, after=1_000_000, seconds=1.5)
     begin = time.monotonic()
     convert(archive, url(place), scratch=tmp_path)
     assert server.contents(place) == expected
@@ -203,9 +203,9 @@ def test_a_server_that_fails_for_good(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(store, "PAUSES_S", (0.1, 0.2))
+    monkeypatch.setattr(store, "PAUSES_S", (0.1,))
     use(monkeypatch, proxy)
-    proxy.trouble(kind, after=1_500_000)
+    proxy.trouble(kind, after=1_000_000)
     begin = time.monotonic()
     with pytest.raises(BandstreamError, match=f"^{url(place)} failed again and again .*run the same command again"):
         convert(archive, url(place), scratch=tmp_path)
@@ -235,7 +235,7 @@ def test_an_object_that_was_changed(
     assert server.contents(place) == expected
     for lost in ("samples.parquet", "rejected.jsonl", "train-000000.idx"):
         server.client().delete_object(Bucket=BUCKET, Key=f"{place}/{lost}")
-        assert convert(archive, url(place), scratch=tmp_path).sent == (0 if lost == "rejected.jsonl" else 1) or True
+        assert convert(archive, url(place), scratch=tmp_path).sent == 1
         assert server.contents(place) == expected
     server.client().delete_object(Bucket=BUCKET, Key=f"{place}/dataset.json")
     server.put(place, name, bytes(changed))
@@ -316,7 +316,7 @@ def test_other_options_while_one_is_unfinished(
     monkeypatch.setattr(store, "PAUSES_S", (0.1,))
     with monkeypatch.context() as context:
         use(context, proxy)
-        proxy.trouble("reset", after=1_500_000)
+        proxy.trouble("reset", after=1_000_000)
         with pytest.raises(BandstreamError):
             convert(archive, url(place), scratch=tmp_path / "a")
     before = server.contents(place)
@@ -388,9 +388,7 @@ def test_clear_errors(
         monkeypatch.delenv(name)
     assert "no credentials" in error(url(place)) and "AWS_ACCESS_KEY_ID" in error(url(place))
     monkeypatch.setitem(sys.modules, "s3fs", None)
-    import fsspec
-
-    monkeypatch.setattr(fsspec.registry, "_registry", {}, raising=True)
+    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3")
     assert "pip install 'bandstream[s3]'" in error(url(place))
 
 
