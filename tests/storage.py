@@ -184,23 +184,32 @@ class Proxy(Server):
         super().__init__(free_ports(1)[0])
         self._listening: socket.socket | None = None
         self._listen()
+        threading.Thread(target=self._watch, daemon=True).start()
 
     def trouble(self, kind: str, after: int = 0, seconds: float = 1e9) -> None:
         """Make trouble once so many more bytes went to the server, for so long from then on; "" ends it."""
         with self._lock:
             self._kind, self._after, self._seconds, self._begun = kind, self.sent + after, seconds, 0.0
-        if kind == "refuse":
-            self._close()
-        elif self._listening is None and not self._ended:
-            self._listen()
 
     def end(self) -> None:
         self._ended = True
+        time.sleep(0.05)
         self._close()
 
     def _listen(self) -> None:
         self._listening = socket.create_server(("127.0.0.1", self.port), backlog=128)
         threading.Thread(target=self._accept, args=(self._listening,), daemon=True).start()
+
+    def _watch(self) -> None:
+        """Listen, or not."""
+        while not self._ended:
+            refuse = self._now() == "refuse"
+            if refuse and self._listening is not None:
+                self.met += 1
+                self._close()
+            elif not refuse and self._listening is None:
+                self._listen()
+            time.sleep(0.02)
 
     def _close(self) -> None:
         listening, self._listening = self._listening, None
