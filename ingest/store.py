@@ -41,7 +41,7 @@ LOCAL = {"file", "local"}
 """Protocols of folders of this machine."""
 
 
-class Silent(TimeoutError):
+class Silent(OSError):
     """Nothing moved for longer than is waited for."""
 
 

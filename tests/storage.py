@@ -267,7 +267,7 @@ class Proxy(Server):
                     _break(source)
                     break
                 if kind == "busy" and up:
-                    source.sendall(BUSY)
+                    source.sendall(BUSY.partition(b"<")[0] if data.startswith(b"HEAD ") else BUSY)
                     break
                 target.settimeout(None)
                 target.sendall(data)

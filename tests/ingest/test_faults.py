@@ -13,7 +13,7 @@ from tests.proofs.ingest_faults import World
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     try:
         with namespace() as mounts:
-            yield ingest_faults.make_world(tmp_path_factory.mktemp("world"), mounts)
+            yield ingest_faults.make_world(tmp_path_factory.mktemp("world"), mounts, patches=24)
     except NoMounts as error:
         pytest.skip(f"file systems cannot be mounted here: {error}")
 

@@ -228,7 +228,7 @@ def test_an_object_that_was_changed(
     assert convert(archive, url(place), Told(warned.append), scratch=tmp_path).sent == 1
     assert len(warned) == 1 and f"{url(place)}: damaged or missing: {name}: the set is built again" in warned[0]
     assert server.contents(place) == expected
-    for lost in ("samples.parquet", "rejected.jsonl", "train-000000.idx"):
+    for lost in ("rejected.jsonl", "train-000000.idx"):
         server.client().delete_object(Bucket=BUCKET, Key=f"{place}/{lost}")
         assert convert(archive, url(place), scratch=tmp_path).sent == 1
         assert server.contents(place) == expected

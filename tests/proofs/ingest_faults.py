@@ -230,9 +230,9 @@ def storage(world: World, server: Server, kind: str, seconds: float) -> dict[str
     return {"fault": f"S3: {kind} {how}", "error": error, "seconds": round(took, 1)}
 
 
-def make_world(folder: Path, mounts: Mounts) -> World:
+def make_world(folder: Path, mounts: Mounts, patches: int = PATCHES) -> World:
     """The archive as a folder, a tar and a tar.gz, and its set."""
-    archive = make_v2(folder / "archive", PATCHES)
+    archive = make_v2(folder / "archive", patches)
     for name, mode in (("archive.tar", "w"), ("archive.tar.gz", "w:gz")):
         with tarfile.open(folder / name, mode) as tar:  # type: ignore[call-overload]
             tar.add(archive, arcname=archive.name)
