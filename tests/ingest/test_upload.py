@@ -88,7 +88,7 @@ def test_the_bytes_of_the_local_set(
 
     outcome = convert(archive, url(place) + "/", Told(told.append, told.append, progress), scratch=tmp_path)
     assert server.contents(place) == expected
-    assert outcome.sent == len(expected) - 1 and outcome.processed == 16
+    assert outcome.sent == len(expected) and outcome.processed == 16
     assert list(tmp_path.iterdir()) == []
     size = sum(len(content) for name, content in expected.items() if name != "dataset.json")
     assert stages["upload"] == stages["verify"] == (size, size)
@@ -163,7 +163,7 @@ def test_killed_while_it_is_sent(
     there = {name for name, content in server.contents(place).items() if expected.get(name) == content}
     outcome = convert(archive, url(place), scratch=tmp_path)
     assert server.contents(place) == expected
-    assert there and outcome.sent == len(expected) - 1 - len(there - {"dataset.json"})
+    assert there and outcome.sent == len(expected) - len(there)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -234,7 +234,7 @@ def test_an_object_that_was_changed(
         assert server.contents(place) == expected
     server.client().delete_object(Bucket=BUCKET, Key=f"{place}/dataset.json")
     server.put(place, name, bytes(changed))
-    assert convert(archive, url(place), scratch=tmp_path).sent == 1
+    assert convert(archive, url(place), scratch=tmp_path).sent == 2
     assert server.contents(place) == expected
 
 
@@ -372,6 +372,8 @@ def test_clear_errors(
         return str(raised.value)
 
     assert error("s3://missing/set").startswith("s3://missing/set: there is no bucket missing: make it")
+    with pytest.raises(BandstreamError, match="all workers see: name one with --scratch"):
+        convert(archive, url(place), scheduler="tcp://127.0.0.1:1")
     assert "names no place" in error("s3://") and "names no place" in error("s3:///set")
     assert "Protocol not known: nowhere" in error("nowhere://a/b")
     assert "can be read and not written" in error("https://example.org/set")
