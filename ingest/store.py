@@ -7,7 +7,6 @@ environment's `AWS_*` and `FSSPEC_S3`).
 
 import asyncio
 import contextlib
-import errno
 import hashlib
 import inspect
 import threading
@@ -15,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ingest.faults import code_of, explained, for_good, of_a_store
 from shards.errors import BandstreamError
 
 PART = 8 << 20
@@ -27,14 +27,6 @@ CONNECT_S = 10.0
 FIRST_PAUSES_S = (1.0, 4.0)
 PAUSES_S = (1.0, 4.0, 16.0, 60.0)
 """Before a call is made again that failed; at first contact a wrong address is likelier than a fault that passes."""
-LIBRARIES = {"aiobotocore", "aiohttp", "adlfs", "azure", "botocore", "fsspec", "gcsfs", "google", "requests", "s3fs"}
-LIBRARIES |= {"paramiko", "pyarrow", "smbprotocol", "urllib3"}
-"""Whose errors are a store's and not ours."""
-FOR_GOOD = FileNotFoundError | FileExistsError | PermissionError | NotADirectoryError | NotImplementedError
-FOR_GOOD_NUMBERS = {errno.EPERM, errno.EACCES, errno.EROFS, errno.ENOSYS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-FOR_GOOD_NAMES = {"NoCredentialsError", "PartialCredentialsError", "ParamValidationError", "ProfileNotFound"}
-FOR_GOOD_NAMES |= {"NoRegionError", "InvalidRegionError", "UnknownEndpointError", "TokenRetrievalError"}
-"""Errors that waiting does not mend."""
 LOOKING = {"ls", "info", "cat_file", "rm_file"}
 """Calls that may well find nothing."""
 LOCAL = {"file", "local"}
@@ -89,6 +81,9 @@ class Store:
         except Exception as error:
             raise self._failed(error) from error
 
+    def _failed(self, error: BaseException) -> BandstreamError:
+        return explained(error, self.url, self.url.partition("://")[2].partition("/")[0], self._met)
+
     def path(self, name: str) -> str:
         return f"{self._root.rstrip('/')}/{name}"
 
@@ -97,7 +92,7 @@ class Store:
         try:
             found = self._call("ls", self._root, detail=True)
         except FileNotFoundError as error:
-            if _code(error) == "NoSuchBucket":
+            if code_of(error) == "NoSuchBucket":
                 raise self._failed(error) from error
             return {}
         result = {}
@@ -230,7 +225,7 @@ class Store:
             except BandstreamError:
                 raise
             except Exception as error:
-                code = _code(error)
+                code = code_of(error)
                 if isinstance(error, FileExistsError):
                     raise
                 if isinstance(error, FileNotFoundError) and method in LOOKING and code != "NoSuchBucket":
@@ -241,9 +236,9 @@ class Store:
                     isinstance(error, NotImplementedError | TypeError) or code == "NotImplemented"
                 ):
                     raise NotImplementedError(str(error)) from error
-                if not _of_a_store(error):
+                if not of_a_store(error):
                     raise
-                if pause is None or _for_good(error, code):
+                if pause is None or for_good(error):
                     raise self._failed(error) from error
                 self.stop.wait(pause)
 
@@ -280,61 +275,9 @@ class Store:
                 task.cancel()
                 await asyncio.wait({task}, timeout=5)
 
-    def _failed(self, error: BaseException) -> BandstreamError:
-        """What is to be done about an error of the store."""
-        code, name = _code(error), type(error).__name__
-        text = " ".join(str(error).split()) or name
-        bucket = getattr(self, "_root", self.url.partition("://")[2]).partition("/")[0]
-        if code == "NoSuchBucket":
-            return BandstreamError(f"{self.url}: there is no bucket {bucket}: make it, or mend the URL")
-        if name in ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound"):
-            how = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
-            return BandstreamError(f"{self.url}: no credentials ({text}): {how}")
-        if isinstance(error, PermissionError):
-            how = "check the credentials, and that they may list, read, write and delete there"
-            return BandstreamError(f"{self.url}: access denied ({text}): {how}")
-        if isinstance(error, NotImplementedError) or getattr(error, "errno", None) in (errno.ENOSYS, errno.EROFS):
-            return BandstreamError(f"{self.url} cannot be written ({text}): name another place")
-        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-            how = "make room and run the same command again, it goes on from there"
-            return BandstreamError(f"{self.url}: no room is left there ({text}): {how}")
-        if not self._met:
-            how = (
-                "check the URL, the network and the endpoint (for S3: AWS_ENDPOINT_URL), and run the same command again"
-            )
-            return BandstreamError(f"{self.url} cannot be reached ({text}): {how}")
-        how = "mend that and run the same command again, it goes on from there"
-        return BandstreamError(f"{self.url} failed again and again ({text}): {how}")
-
 
 def _stamp(info: dict[str, Any]) -> tuple[Any, ...]:
     for key in ("ETag", "etag", "md5Hash", "generation", "mtime", "created"):
         if info.get(key):
             return info.get("size"), str(info[key]).strip('"')
     return (info.get("size"),)
-
-
-def _code(error: BaseException) -> str:
-    """What an S3 server called its error."""
-    for each in (error, error.__cause__):
-        response = getattr(each, "response", None)
-        if isinstance(response, dict):
-            return str(response.get("Error", {}).get("Code", ""))
-    return ""
-
-
-def _of_a_store(error: BaseException) -> bool:
-    return isinstance(error, OSError | EOFError | NotImplementedError) or any(
-        kind.__module__.partition(".")[0] in LIBRARIES for kind in type(error).__mro__
-    )
-
-
-def _for_good(error: BaseException, code: str) -> bool:
-    if code == "NoSuchUpload":  # its parts were cleared away: it is sent anew
-        return False
-    return (
-        isinstance(error, FOR_GOOD)
-        or type(error).__name__ in FOR_GOOD_NAMES
-        or getattr(error, "errno", None) in FOR_GOOD_NUMBERS
-        or code in ("InvalidBucketName", "PermanentRedirect", "AuthorizationHeaderMalformed")
-    )
