@@ -7,16 +7,16 @@ reuses those that lie there as recorded, and the folder is a shard set only once
 import json
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from ingest import physics
 from ingest.engine import Engine, Here, Processes, make_all
 from ingest.plan import Plan
-from ingest.shard import RECORDS, Input, Record, Task, Vanished, intact, layout_of, make, read_record, tally_of
+from ingest.shard import CLAIM, RECORDS, Input, Record, Task, Vanished, intact, layout_of, make, read_record, tally_of
 from ingest.source import Listening, Rejected, Source
-from ingest.workplace import REJECTED, check_places, claim, failed, locked, refuse, sweep, workplace
+from ingest.workplace import REJECTED, check_places, claim, empty, failed, locked, refuse, sweep, workplace
 from shards import atomic, catalogue
 from shards.errors import BandstreamError
 from shards.manifest import CREATED_BY, FILE, ArraySpec, BandSpec, Manifest, ShardSpec, SplitSpec
@@ -46,10 +46,12 @@ class Options:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an ingest did: the manifest, and how many inputs were dealt with in this run (0: all was there)."""
+    """What an ingest did in this run: the manifest, how many inputs were dealt with (0: all was there), and how many
+    objects were sent elsewhere (0: all were there)."""
 
     manifest: Manifest
     processed: int
+    sent: int = 0
 
 
 def _ignore(*_: Any) -> None:
@@ -67,17 +69,23 @@ class Told:
 
 
 class Elsewhere(Protocol):
-    """Where a set goes once it stands in its folder."""
+    """Where a set goes once it stands in its folder. All raise BandstreamError."""
 
-    def claim(self, plan: str, described: dict[str, Any]) -> Manifest | None:
-        """Have that place for the set of this plan; its manifest where it stands there already, complete. Raises
-        BandstreamError where something else does."""
+    def find(self, plan: str, described: dict[str, Any]) -> Manifest | None:
+        """The manifest of the set of this plan, where it stands there already, complete and sound; refuses where
+        something else does. Changes nothing of another plan."""
+
+    def claim(self, plan: str, described: dict[str, Any]) -> None:
+        """Have that place for the set of this plan, before hours are spent on it."""
+
+    def put(self, manifest: Manifest) -> int:
+        """Bring the set there from its folder, the manifest last; the number of objects that were sent."""
 
 
 def ingest(
     source: Source, target: Path, options: Options, told: Told | None = None, elsewhere: Elsewhere | None = None
 ) -> Outcome:
-    """Turn an archive into the shard set `target`; nothing is done where that stands complete `elsewhere`.
+    """Turn an archive into the shard set `target`; with `elsewhere`, into a set there, and `target` is emptied.
 
     Raises BandstreamError, and with `strict` on the first rejection.
     """
@@ -85,8 +93,14 @@ def ingest(
     for archive in source.inputs:
         check_places(archive, target)
     try:
-        with _engine(options, told) as engine, locked(target):
-            return _ingest(source, target, options, told, elsewhere, engine)
+        with locked(target):
+            with _engine(options, told) as engine:
+                outcome, there = _ingest(source, target, options, told, elsewhere, engine)
+            if elsewhere is not None:
+                if not there:
+                    outcome = replace(outcome, sent=elsewhere.put(outcome.manifest))
+                empty(target)
+            return outcome
     except OSError as error:
         raise failed(target, error) from error
 
@@ -101,7 +115,8 @@ def _engine(options: Options, told: Told) -> Engine:
 
 def _ingest(
     source: Source, target: Path, options: Options, told: Told, elsewhere: Elsewhere | None, engine: Engine
-) -> Outcome:
+) -> tuple[Outcome, bool]:
+    """The set in its folder; or, and then True, nothing but its manifest, for it stands elsewhere already."""
     with workplace(target, options.scratch, told.warn) as scratch:
         inputs = tuple(Input.of(path) for path in source.inputs if path.exists())
         listening = Listening(
@@ -118,12 +133,21 @@ def _ingest(
             raise BandstreamError(f"{plan.rejected[0]} (--strict stops at the first rejected input)")
         described = _describe(source, options, plan.drawn)
         fingerprint = plan.fingerprint(described)
+        if elsewhere is not None and (manifest := elsewhere.find(fingerprint, described)):
+            return Outcome(manifest, 0), True
         finished = _finished(target, fingerprint, described, plan, source)
+        begun = (target / RECORDS / CLAIM).exists()
+        if finished is None:
+            claim(target, fingerprint, described)
+        try:
+            if elsewhere is not None:
+                elsewhere.claim(fingerprint, described)
+        except BaseException:
+            if not begun:
+                (target / RECORDS / CLAIM).unlink(missing_ok=True)
+            raise
         if finished is not None:
-            return finished
-        if elsewhere is not None and (manifest := elsewhere.claim(fingerprint, described)):
-            return Outcome(manifest, 0)
-        claim(target, fingerprint, described)
+            return finished, False
         for warning in physics.check(source, plan):
             told.warn(warning)
         task = Task(source, target, fingerprint, options.strict, inputs)
@@ -138,7 +162,7 @@ def _ingest(
         finally:
             sweep(target)
         manifest = _commit(target, source, described, fingerprint, plan)
-    return Outcome(manifest, plan.total)
+    return Outcome(manifest, plan.total), False
 
 
 def _describe(source: Source, options: Options, drawn: bool) -> dict[str, Any]:
@@ -168,12 +192,8 @@ def _finished(target: Path, fingerprint: str, described: dict[str, Any], plan: P
     if not (target / FILE).exists():
         return None
     manifest = Manifest.read(target)
-    if manifest.source.get("plan") != fingerprint:
-        old = {key: manifest.source.get(key) for key in ("split", "shard_samples", "options")}
-        old |= {"created_by": manifest.created_by, "name": manifest.name, "seed": manifest.seed}
-        old["source"] = {key: manifest.source.get(key) for key in described["source"]}
-        refuse(target, "a shard set", old, described)
-    if not _lists(target, manifest):
+    compare(target, manifest, fingerprint, described)
+    if not lists(target, manifest):
         (target / FILE).unlink()  # the catalogue needs every shard's rows: ingest again
         return None
     task = Task(source, target, fingerprint, strict=False)
@@ -195,7 +215,16 @@ def _finished(target: Path, fingerprint: str, described: dict[str, Any], plan: P
     return Outcome(manifest, made)
 
 
-def _lists(target: Path, manifest: Manifest) -> bool:
+def compare(place: Path | str, manifest: Manifest, fingerprint: str, described: dict[str, Any]) -> None:
+    """Raises BandstreamError, naming what differs, where the set that stands there is another plan's."""
+    if manifest.source.get("plan") != fingerprint:
+        old = {key: manifest.source.get(key) for key in ("split", "shard_samples", "options")}
+        old |= {"created_by": manifest.created_by, "name": manifest.name, "seed": manifest.seed}
+        old["source"] = {key: manifest.source.get(key) for key in described["source"]}
+        refuse(place, "a shard set", old, described)
+
+
+def lists(target: Path, manifest: Manifest) -> bool:
     """Whether the catalogue and the list of rejected inputs have the lines that they should have."""
     try:
         rows = catalogue.read(target).num_rows

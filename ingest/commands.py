@@ -12,6 +12,15 @@ from typing import Any
 import click
 
 
+class Folder(click.Path):
+    """A folder of this machine that holds a shard set."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if "://" in str(value):
+            self.fail(f"{value} is a URL: copy the set to a folder and name that", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 class Sources(click.Group):
     """A group whose commands are the modules of `ingest.sources`, each with a `command`."""
 
@@ -45,7 +54,8 @@ OPTIONS = [
     click.option(
         "--scratch",
         type=click.Path(path_type=Path, file_okay=False),
-        help="Folder for what has to be unpacked on the way  [default: inside DST]",
+        help="Folder for what has to be unpacked on the way, and, where DST is a URL, for the set until it lies there  "
+        "[default: inside DST; for a URL $TMPDIR or /var/tmp]",
     ),
     click.option(
         "--scheduler",
@@ -66,16 +76,22 @@ def source_command(make: Callable[..., Any]) -> click.Command:
     """
 
     @functools.wraps(make)
-    def run(src: tuple[Path, ...], dst: Path, **options: Any) -> None:
+    def run(src: tuple[Path, ...], dst: str, **options: Any) -> None:
         shared = {option: options.pop(option) for option in SHARED}
         recorded = {name: value for name, value in options.items() if _is_plain(value)}
         _run(make(src, **options), dst, recorded, **shared)
 
     for option in reversed(OPTIONS):
         run = option(run)
-    run = click.argument("dst", type=click.Path(path_type=Path))(run)
+    run = click.argument("dst")(run)
     run = click.argument("src", type=click.Path(path_type=Path), nargs=-1, required=True)(run)
-    return click.command()(run)
+    return click.command(epilog=URLS)(run)
+
+
+URLS = """DST may be a URL of fsspec, such as s3://BUCKET/NAME: the set is built in a folder (--scratch), sent, read
+back and compared, and its manifest is written last. Endpoint and credentials of S3 are those of the environment
+(AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_PROFILE) or of fsspec's configuration, as in
+FSSPEC_S3='{"config_kwargs": {"read_timeout": 60}}', which is also how long a silent server is waited for."""
 
 
 SHARED = ("name", "seed", "shard_samples", "split_file", "workers", "scratch", "strict", "scheduler")
@@ -90,7 +106,7 @@ def _is_plain(value: Any) -> bool:
 
 def _run(
     source: Any,
-    dst: Path,
+    dst: str,
     recorded: dict[str, Any],
     name: str,
     seed: int,
@@ -105,9 +121,9 @@ def _run(
     import time
 
     from ingest.build import Options, Told
-    from ingest.build import ingest as build
     from ingest.plan import read_split_file
     from ingest.progress import bars
+    from ingest.upload import ingest as build
 
     splits = read_split_file(split_file) if split_file else None
     cores = workers or len(os.sched_getaffinity(0))
@@ -126,15 +142,17 @@ def _run(
     click.echo(f"{dst}: {total:,} samples ({splits_}), {len(manifest.bands)} bands, {size / 1e6:,.1f} MB")
     if manifest.rejected:
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in manifest.rejected.items())
-        click.echo(f"rejected {sum(manifest.rejected.values()):,} ({reasons}): see {dst / 'rejected.jsonl'}")
+        click.echo(f"rejected {sum(manifest.rejected.values()):,} ({reasons}): see {dst.rstrip('/')}/rejected.jsonl")
     if outcome.processed:
         click.echo(f"{outcome.processed:,} patches in {seconds:.1f} s, {outcome.processed / seconds:,.0f} patches/s")
-    else:
+    if outcome.sent:
+        click.echo(f"{outcome.sent:,} objects sent, all read back and compared")
+    if not outcome.processed and not outcome.sent:
         click.echo("it was complete: nothing to do")
 
 
 @click.command()
-@click.argument("dst", type=click.Path(path_type=Path))
+@click.argument("dst", type=Folder(path_type=Path))
 def verify(dst: Path) -> None:
     """Check every byte of the shard set DST against its manifest; exit 1 where there are problems."""
     from shards.manifest import Manifest
@@ -154,7 +172,7 @@ def verify(dst: Path) -> None:
 
 
 @click.command()
-@click.argument("dst", type=click.Path(path_type=Path))
+@click.argument("dst", type=Folder(path_type=Path))
 def info(dst: Path) -> None:
     """Say what the shard set DST holds: splits, classes, bands, radiometry, size, what was rejected."""
     from ingest.overview import overview

@@ -144,7 +144,16 @@ def sweep(target: Path) -> None:
             stale.unlink(missing_ok=True)
 
 
-def refuse(target: Path, what: str, old: dict[str, Any], new: dict[str, Any]) -> None:
+def empty(target: Path) -> None:
+    """Remove the set from a folder that it was only built in."""
+    for path in target.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def refuse(target: Path | str, what: str, old: dict[str, Any], new: dict[str, Any]) -> None:
     changed = [f"{key} {old.get(key)!r}, now {value!r}" for key, value in new.items() if old.get(key) != value]
     why = "; ".join(changed) or "the archive lists other samples or labels than it did"
     raise BandstreamError(f"{target} holds {what} with other options ({why}): name a new folder, or remove that one")
