@@ -19,7 +19,8 @@ from ingest.source import Listening, Rejected, Source
 from ingest.workplace import REJECTED, check_places, claim, failed, locked, refuse, sweep, workplace
 from shards import atomic, catalogue
 from shards.errors import BandstreamError
-from shards.manifest import CREATED_BY, FILE, ArraySpec, BandSpec, Manifest, ShardSpec, SplitSpec
+from shards.manifest import CREATED_BY, FILE, ArraySpec, BandSpec, FileSpec, Manifest, ShardSpec, SplitSpec
+from shards.verify import sha256
 
 ENTRIES = "entries.jsonl"
 
@@ -266,6 +267,8 @@ def _commit(target: Path, source: Source, described: dict[str, Any], fingerprint
             for split, specs in splits.items()
         },
         rejected=dict(sorted(Counter(rejection.reason for rejection in rejected).items())),
+        columns={name: kind.__name__ for name, kind in schema.columns.items()},  # type: ignore[misc]
+        files={name: _file(target / name) for name in (catalogue.FILE, REJECTED)},
     )
     expected = {spec.file for specs in splits.values() for spec in specs}
     for path in (*target.glob("*.tar"), *target.glob("*.idx")):
@@ -273,6 +276,10 @@ def _commit(target: Path, source: Source, described: dict[str, Any], fingerprint
             path.unlink()
     manifest.write(target)
     return manifest
+
+
+def _file(path: Path) -> FileSpec:
+    return FileSpec(bytes=path.stat().st_size, sha256=sha256(path))
 
 
 def _spec(record: Record) -> ShardSpec:
