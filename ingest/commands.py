@@ -132,22 +132,41 @@ def _run(
 
 @click.command()
 @click.argument("dst", type=click.Path(path_type=Path))
-def verify(dst: Path) -> None:
-    """Check every byte of the shard set DST against its manifest; exit 1 where there are problems."""
-    from shards.manifest import Manifest
-    from shards.verify import verify as problems_of
+@click.argument("src", nargs=-1, metavar="[SRC]... [-- OPTIONS]")
+@click.option("--repair", is_flag=True, help="Make anew what is damaged; shards from the archive SRC.")
+def verify(dst: Path, src: tuple[str, ...], repair: bool) -> None:
+    """Check every byte of the shard set DST against its manifest; exit 1 where there are problems.
 
+    With --repair, what is damaged or missing is made anew, byte for byte as it was, and what is sound is left alone:
+    indexes and the catalogue from the shards, shards and the list of rejected inputs from the archive SRC that the set
+    was made of. The options are those that the manifest names; those that name files, such as --metadata, are given
+    again after --.
+    """
+    from ingest.progress import bars
+    from ingest.repair import repair as mend
+    from shards.manifest import Manifest
+    from shards.verify import examine
+
+    if src and not repair:
+        raise click.UsageError("SRC is what --repair makes shards from: add --repair, or leave it out")
     manifest = Manifest.read(dst)
-    problems = problems_of(dst)
+    with bars(sys.stderr) as progress:
+        problems = examine(dst, lambda done, total: progress("verify", done, total))
     for problem in problems:
-        click.echo(problem)
-    if problems:
+        click.echo(str(problem))
+    if problems and not repair:
         click.echo(f"{dst}: {len(problems)} problems", err=True)
         sys.exit(1)
+    if problems:
+        with bars(sys.stderr) as progress:
+            click.echo(mend(dst, src, problems, lambda text: click.echo(text, err=True), progress))
+        return
     shards = [shard for split in manifest.splits.values() for shard in split.shards]
     click.echo(
         f"{dst}: {len(shards)} shards, {sum(shard.samples for shard in shards):,} samples, all as the manifest says"
     )
+    if manifest.files is None:
+        click.echo("an early bandstream made it: no checksums of its catalogue, list and manifest", err=True)
 
 
 @click.command()
