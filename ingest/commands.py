@@ -171,9 +171,24 @@ def verify(dst: Path, src: tuple[str, ...], repair: bool) -> None:
 
 @click.command()
 @click.argument("dst", type=click.Path(path_type=Path))
-def info(dst: Path) -> None:
-    """Say what the shard set DST holds: splits, classes, bands, radiometry, size, what was rejected."""
-    from ingest.overview import overview
+@click.option(
+    "--map",
+    "picture",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Draw where the samples lie into this PNG, too.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Say it as JSON.")
+def info(dst: Path, picture: Path | None, as_json: bool) -> None:
+    """Say what the shard set DST holds: splits, classes, dates, places, bands, radiometry, size, what was rejected."""
+    import json
 
-    for line in overview(dst):
+    from ingest.overview import lines, summary
+
+    told = summary(dst)
+    for line in [json.dumps(told, indent=1, ensure_ascii=False)] if as_json else lines(told):
         click.echo(line)
+    if picture is not None:
+        from ingest.map import draw
+
+        samples = draw(dst, picture)
+        click.echo(f"{picture}: {samples:,} samples", err=True)
