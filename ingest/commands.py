@@ -1,4 +1,4 @@
-"""The commands `ingest`, `verify` and `info`; `ingest` has a subcommand for each file in `ingest/sources/`."""
+"""The commands `ingest`, `verify`, `info` and `audit`; `ingest` has a subcommand for each file in `ingest/sources/`."""
 
 import functools
 import importlib
@@ -192,3 +192,30 @@ def info(dst: Path, picture: Path | None, as_json: bool) -> None:
 
         samples = draw(dst, picture)
         click.echo(f"{picture}: {samples:,} samples", err=True)
+
+
+@click.command()
+@click.argument("dst", type=click.Path(path_type=Path))
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write all pairs to this file, too: Parquet, or JSON lines where it ends in .jsonl.",
+)
+def audit(dst: Path, out: Path | None) -> None:
+    """Find copies in the shard set DST, exact and near, and ground that splits share; exit 1 where any crosses splits.
+
+    Exact: the same stored numbers in all arrays. Near: the same picture, but for noise, a little gain or a shift by a
+    pixel. Overlaps of footprints are looked for between samples of different splits, whatever their dates.
+    """
+    from ingest.audit import Audit, report, write
+    from ingest.progress import bars
+
+    with bars(sys.stderr) as progress:
+        opened = Audit(dst, progress)
+        findings = opened.run()
+    for line in report(opened, findings):
+        click.echo(line)
+    if out is not None:
+        click.echo(f"{out}: {write(opened, findings, out):,} pairs", err=True)
+    if findings.leaks:
+        sys.exit(1)
