@@ -23,8 +23,8 @@ KEPT = 1_000_000
 @dataclass
 class Footprints:
     """Where samples lie. `crs`: number of the coordinate system, int16 (n,), −1 where the place is unknown; `bounds`:
-    in it, float64 (n, 4) left, bottom, right, top; `centres`: degrees, float64 (n, 2) longitude, latitude; `metres`: of a
-    unit of each system, 0 for degrees."""
+    in it, float64 (n, 4) left, bottom, right, top; `centres`: degrees, float64 (n, 2) longitude, latitude; `metres`:
+    of a unit of each system, 0 for degrees."""
 
     crs: np.ndarray
     bounds: np.ndarray

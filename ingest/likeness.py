@@ -21,7 +21,7 @@ THUMB = 40
 FLAT = 0.005
 """Patches whose cells vary by less than this share of their mean, in every band, have no picture to compare."""
 DISTANCE = 0.25
-"""Candidates differ in at most this share of their bits; two patches that have nothing to do with each other in half."""
+"""Candidates differ in at most this share of their bits; patches that have nothing to do with each other in half."""
 CORRELATION, LEVEL = 0.9, 0.05
 """Near: the cells of each band correlate by at least this, and the bands' means differ by at most this share."""
 NEIGHBOURS = 64
@@ -71,7 +71,7 @@ def signatures(bands: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         bits[:, number, : len(order)] = spectrum.reshape(count, -1)[:, order] > 0
     # a piece is to hold high and low frequencies of all bands
     mixed = bits.transpose(0, 2, 1)[:, _SPREAD].reshape(count, -1)
-    return np.packbits(mixed, axis=1).view(np.uint64), flat
+    return np.ascontiguousarray(np.packbits(mixed, axis=1)).view(np.uint64), flat
 
 
 _SPREAD = np.arange(FREQUENCIES).reshape(8, 8).T.ravel()
