@@ -119,14 +119,13 @@ class Audit:
         spans = [
             (layout[name].data_at, layout[name].payload_at + layout[name].size) for name in self.set.manifest.arrays
         ]
-        step = max(1, PIECE // stride)
+        buffer = np.empty((max(1, min(shard.samples, PIECE // stride)), stride), np.uint8)
         with (self.set.root / shard.file).open("rb") as file:
-            for first in range(0, shard.samples, step):
-                count = min(step, shard.samples - first)
-                raw = os.pread(file.fileno(), count * stride, first * stride)
-                if len(raw) < count * stride:
+            for first in range(0, shard.samples, len(buffer)):
+                samples = buffer[: min(len(buffer), shard.samples - first)]
+                count = len(samples)
+                if file.readinto(samples.reshape(-1).data) < samples.size:
                     raise BandstreamError(f"{self.set.root / shard.file} was cut off: run bandstream verify")
-                samples = np.frombuffer(raw, np.uint8).reshape(count, stride)
                 rows = slice(at + first, at + first + count)
                 for sample, row in zip(samples, range(rows.start, rows.stop), strict=True):
                     digest = xxhash.xxh3_128()

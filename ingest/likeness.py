@@ -10,6 +10,7 @@ compared by their pixels.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -24,6 +25,8 @@ DISTANCE = 0.25
 """Candidates differ in at most this share of their bits; patches that have nothing to do with each other in half."""
 CORRELATION, LEVEL = 0.9, 0.05
 """Near: the cells of each band correlate by at least this, and the bands' means differ by at most this share."""
+PIECES = 16
+"""More of them find more, for more sorting."""
 NEIGHBOURS = 64
 """Of patches that share a piece each is compared with so many; only where more are alike does this leave any out."""
 
@@ -40,14 +43,23 @@ def looked_at(wavelengths: list[int]) -> list[int]:
 
 def cells(planes: np.ndarray, side: int) -> np.ndarray:
     """Means over a grid of at most side x side cells: (n, H, W) of any dtype → float32 (n, h, w)."""
-    height, width = planes.shape[1:]
-    rows, columns = (np.arange(min(side, size)) * size // min(side, size) for size in (height, width))
-    sums = np.add.reduceat(np.add.reduceat(planes, rows, 1, np.float32), columns, 2)
-    counts = np.diff([*rows, height])[:, None] * np.diff([*columns, width])
-    means: np.ndarray = sums / counts.astype(np.float32)
+    rows, columns = (_averaging(size, min(side, size)) for size in planes.shape[1:])
+    means: np.ndarray = rows @ planes.astype(np.float32) @ columns.T
     return means
 
 
+@cache
+def _averaging(size: int, count: int) -> np.ndarray:
+    """What makes `count` means of `size` numbers, each of the same number of neighbours but for one: float32 (count,
+    size)."""
+    ends = np.arange(count + 1) * size // count
+    numbers = np.arange(size)
+    inside = (numbers >= ends[:-1, None]) & (numbers < ends[1:, None])
+    shares: np.ndarray = inside / inside.sum(1, keepdims=True)
+    return shares.astype(np.float32)
+
+
+@cache
 def _transform(size: int) -> np.ndarray:
     """The cosine transform (DCT-II) of `size` numbers, orthonormal: float32 (size, size)."""
     k, x = np.arange(size)[:, None], np.arange(size)
@@ -69,12 +81,7 @@ def signatures(bands: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         spectrum = _transform(height) @ small @ _transform(width).T
         order = np.add.outer(np.arange(height), np.arange(width)).ravel().argsort(kind="stable")[1 : FREQUENCIES + 1]
         bits[:, number, : len(order)] = spectrum.reshape(count, -1)[:, order] > 0
-    # a piece is to hold high and low frequencies of all bands
-    mixed = bits.transpose(0, 2, 1)[:, _SPREAD].reshape(count, -1)
-    return np.ascontiguousarray(np.packbits(mixed, axis=1)).view(np.uint64), flat
-
-
-_SPREAD = np.arange(FREQUENCIES).reshape(8, 8).T.ravel()
+    return np.ascontiguousarray(np.packbits(bits.reshape(count, -1), axis=1, bitorder="little")).view("<u8"), flat
 
 
 def exact_groups(hashes: np.ndarray) -> Iterator[np.ndarray]:
@@ -96,45 +103,44 @@ class Candidates:
     crowded: int
 
 
+def pieces(count: int, words: int) -> np.ndarray:
+    """Which bits of signatures of so many words make each piece: int (PIECES, width). Among more signatures pieces are
+    wider, so that a few share one by chance."""
+    width = min(max(math.ceil(math.log2(max(count, 2))) - 2, 12), 32)
+    rng = np.random.Generator(np.random.PCG64(0))
+    each = 64 * words // width  # that have no bit in common
+    drawn = [rng.permutation(64 * words)[: each * width].reshape(each, width) for _ in range(-(-PIECES // each))]
+    return np.concatenate(drawn)[:PIECES]
+
+
 def candidates(bits: np.ndarray) -> Candidates:
     """Pairs of signatures, uint64 (n, words), that share a piece and differ in at most a share DISTANCE of bits."""
     count, size = len(bits), 64 * bits.shape[1]
-    width = min(max(math.ceil(math.log2(max(count, 2))) - 2, 12), 24)
     found: list[np.ndarray] = [np.empty(0, np.uint64)]
     crowded = np.zeros(count, bool)
-    packed_bits = np.ascontiguousarray(bits).view(np.uint8)
-    for piece in range(size // width):
-        key = _piece(packed_bits, piece * width, width)
+    for places in pieces(count, bits.shape[1]):
+        key = np.zeros(count, np.uint32)
+        for place in places.tolist():
+            key = key << np.uint32(1) | (bits[:, place // 64] >> np.uint64(place % 64) & np.uint64(1)).astype(np.uint32)
         order = np.lexsort((*bits.T, key))
         key = key[order]
-        for step in range(1, min(NEIGHBOURS, count - 1) + 1):
+        for step in range(1, min(NEIGHBOURS + 1, count - 1) + 1):
             same = np.flatnonzero(key[step:] == key[:-step])
             if not len(same):
                 break
             first, second = order[same], order[same + step]
+            if step > NEIGHBOURS:
+                crowded[first] = crowded[second] = True
+                break
             near = np.bitwise_count(bits[first] ^ bits[second]).sum(1) <= DISTANCE * size
             low, high = np.minimum(first, second)[near], np.maximum(first, second)[near]
             found.append(low.astype(np.uint64) << np.uint64(32) | high.astype(np.uint64))
-        else:
-            step = NEIGHBOURS + 1
-            if step < count:
-                same = np.flatnonzero(key[step:] == key[:-step])
-                crowded[order[same]] = crowded[order[same + step]] = True
         if sum(map(len, found)) > 1 << 24:
             found = [np.unique(np.concatenate(found))]
     packed = np.unique(np.concatenate(found))
     pairs = np.stack([packed >> np.uint64(32), packed & np.uint64(0xFFFFFFFF)], 1).astype(np.int64)
     distance = np.bitwise_count(bits[pairs[:, 0]] ^ bits[pairs[:, 1]]).sum(1)
     return Candidates(pairs[np.argsort(distance, kind="stable")], int(crowded.sum()))
-
-
-def _piece(packed: np.ndarray, start: int, width: int) -> np.ndarray:
-    """`width` (at most 24) bits of each row from bit `start` on, packed uint8 (n, bytes) → uint32 (n,)."""
-    first, shift = divmod(start, 8)
-    value = np.zeros(len(packed), np.uint64)
-    for byte in range(first, first + 4):
-        value = value << np.uint64(8) | (packed[:, byte] if byte < packed.shape[1] else np.uint64(0))
-    return (value >> np.uint64(32 - shift - width) & np.uint64((1 << width) - 1)).astype(np.uint32)
 
 
 def likeness(one: list[np.ndarray], other: list[np.ndarray]) -> float:
