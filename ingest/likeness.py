@@ -17,7 +17,7 @@ import numpy as np
 LOOKED_AT_NM = (665, 833, 1614, 560, 492)
 """Signatures are made of the bands nearest to the first three that a set has: red, near and short-wave infrared."""
 SIDE, FREQUENCIES = 16, 64
-THUMB = 40
+THUMB = 24
 """Patches are compared on a grid of so many cells, in which a shift by a pixel is small and noise averages out."""
 FLAT = 0.005
 """Patches whose cells vary by less than this share of their mean, in every band, have no picture to compare."""
