@@ -13,13 +13,26 @@ from typing import Any, Protocol
 
 from ingest import physics
 from ingest.engine import Engine, Here, Processes, make_all
+from ingest.mend import Archive, lines_of, mend, record_of
 from ingest.plan import Plan
-from ingest.shard import CLAIM, RECORDS, Input, Record, Task, Vanished, intact, layout_of, make, read_record, tally_of
+from ingest.shard import CLAIM, RECORDS, Input, Record, Task, Vanished, layout_of, read_record, tally_of
 from ingest.source import Listening, Rejected, Source
-from ingest.workplace import REJECTED, check_places, claim, empty, failed, locked, refuse, sweep, workplace
+from ingest.workplace import (
+    REJECTED,
+    OtherSet,
+    check_places,
+    claim,
+    empty,
+    failed,
+    locked,
+    refuse,
+    sweep,
+    workplace,
+)
 from shards import atomic, catalogue
 from shards.errors import BandstreamError
-from shards.manifest import CREATED_BY, FILE, ArraySpec, BandSpec, Manifest, ShardSpec, SplitSpec
+from shards.manifest import CREATED_BY, FILE, ArraySpec, BandSpec, FileSpec, Manifest, ShardSpec, SplitSpec, changed
+from shards.verify import examine, sha256
 
 ENTRIES = "entries.jsonl"
 
@@ -135,7 +148,7 @@ def _ingest(
         fingerprint = plan.fingerprint(described)
         if elsewhere is not None and (manifest := elsewhere.find(fingerprint, described)):
             return Outcome(manifest, 0), True
-        finished = _finished(target, fingerprint, described, plan, source)
+        finished = _finished(target, fingerprint, described, plan, source, engine, told)
         begun = (target / RECORDS / CLAIM).exists()
         if finished is None:
             claim(target, fingerprint, described)
@@ -187,32 +200,42 @@ def _forget_rejections(target: Path, plan: Plan, fingerprint: str) -> None:
             (target / RECORDS / f"{name}.json").unlink(missing_ok=True)
 
 
-def _finished(target: Path, fingerprint: str, described: dict[str, Any], plan: Plan, source: Source) -> Outcome | None:
-    """Where the set stands complete: check it, make damaged shards anew. None where it is still to be ingested."""
+def _finished(
+    target: Path,
+    fingerprint: str,
+    described: dict[str, Any],
+    plan: Plan,
+    source: Source,
+    engine: Engine,
+    told: Told,
+) -> Outcome | None:
+    """Where the set stands complete: check it, make anew what is damaged. None where it is still to be ingested."""
     if not (target / FILE).exists():
         return None
-    manifest = Manifest.read(target)
-    compare(target, manifest, fingerprint, described)
-    if not lists(target, manifest):
-        (target / FILE).unlink()  # the catalogue needs every shard's rows: ingest again
-        return None
+    raw = (target / FILE).read_bytes()
+    try:
+        manifest = Manifest.read(target)
+        damaged = changed(raw)
+    except BandstreamError as error:
+        damaged = str(error)
     task = Task(source, target, fingerprint, strict=False)
-    made = 0
-    specs = {spec.file: spec for split in manifest.splits.values() for spec in split.shards}
-    for number, name in enumerate(plan.names):
-        spec = specs.get(f"{name}.tar")
-        if spec is not None and not intact(target, spec.file, spec.bytes, spec.sha256, spec.idx_sha256):
-            shard = plan[number]
-            claim(target, fingerprint, described)
-            record = make(task, shard)
-            made += len(shard.entries)
-            if (record.sha256, record.idx_sha256) != (spec.sha256, spec.idx_sha256):
-                raise BandstreamError(
-                    f"{target / spec.file} was damaged, and the archive no longer gives what it held: "
-                    f"remove {target} and ingest again"
-                )
+    if damaged:
+        if fingerprint.encode() not in raw:
+            raise OtherSet(
+                f"{target / FILE} is damaged, and nothing in it says that this archive and these options made the set: "
+                "restore it, or name a new folder"
+            )
+        claim(target, fingerprint, described)
+        _take_over(task, plan, raw)
+        (target / FILE).unlink()
+        return None
+    compare(target, manifest, fingerprint, described)
+    problems = examine(target, lambda done, total: told.progress("verify", done, total))
+    mended = mend(target, manifest, problems, Archive(task, plan, engine))
+    if mended.told():
+        told.say(mended.told())
     sweep(target)
-    return Outcome(manifest, made)
+    return Outcome(manifest, mended.inputs)
 
 
 def compare(place: Path | str, manifest: Manifest, fingerprint: str, described: dict[str, Any]) -> None:
@@ -224,15 +247,15 @@ def compare(place: Path | str, manifest: Manifest, fingerprint: str, described: 
         refuse(place, "a shard set", old, described)
 
 
-def lists(target: Path, manifest: Manifest) -> bool:
-    """Whether the catalogue and the list of rejected inputs have the lines that they should have."""
-    try:
-        rows = catalogue.read(target).num_rows
-        lines = (target / REJECTED).read_text().splitlines()
-        counts = Counter(json.loads(line)["reason"] for line in lines)
-    except (BandstreamError, OSError, ValueError, KeyError, TypeError):
-        return False
-    return rows == sum(split.samples for split in manifest.splits.values()) and dict(counts) == manifest.rejected
+def _take_over(task: Task, plan: Plan, manifest: bytes) -> None:
+    """Leave records of the shards whose checksums stand in a damaged manifest: these are sound beyond doubt."""
+    size = task.layout().sample_bytes
+    for shard in plan:
+        path = task.target / shard.file
+        sums = [sha256(each) for each in (path, path.with_suffix(".idx")) if each.is_file()]
+        if len(sums) == 2 and all(each.encode() in manifest for each in sums):
+            record = record_of(task, shard, path.stat().st_size // size)
+            atomic.write_text(task.target / RECORDS / f"{shard.name}.json", json.dumps(vars(record), allow_nan=False))
 
 
 def _commit(target: Path, source: Source, described: dict[str, Any], fingerprint: str, plan: Plan) -> Manifest:
@@ -254,8 +277,7 @@ def _commit(target: Path, source: Source, described: dict[str, Any], fingerprint
             if record.tally:
                 tally.merge(record.tally)
     rejected.sort(key=lambda rejection: rejection.args)
-    lines = [json.dumps({"path": r.path, "reason": r.reason, "detail": r.detail}) + "\n" for r in rejected]
-    atomic.write_text(target / REJECTED, "".join(lines))
+    atomic.write_text(target / REJECTED, lines_of(rejected))
     if not splits:
         (target / catalogue.FILE).unlink()
         first = f", the first: {rejected[0]}" if rejected else ""
@@ -295,6 +317,8 @@ def _commit(target: Path, source: Source, described: dict[str, Any], fingerprint
             for split, specs in splits.items()
         },
         rejected=dict(sorted(Counter(rejection.reason for rejection in rejected).items())),
+        columns={name: kind.__name__ for name, kind in schema.columns.items()},  # type: ignore[misc]
+        files={name: _file(target / name) for name in (catalogue.FILE, REJECTED)},
     )
     expected = {spec.file for specs in splits.values() for spec in specs}
     for path in (*target.glob("*.tar"), *target.glob("*.idx")):
@@ -302,6 +326,10 @@ def _commit(target: Path, source: Source, described: dict[str, Any], fingerprint
             path.unlink()
     manifest.write(target)
     return manifest
+
+
+def _file(path: Path) -> FileSpec:
+    return FileSpec(bytes=path.stat().st_size, sha256=sha256(path))
 
 
 def _spec(record: Record) -> ShardSpec:

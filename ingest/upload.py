@@ -19,14 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from ingest import build
-from ingest.build import Options, Outcome, Told, compare, lists
+from ingest.build import Options, Outcome, Told, compare
 from ingest.shard import CLAIM, RECORDS
 from ingest.source import Source
 from ingest.store import LOCAL, Store, is_url
 from ingest.workplace import OURS, REJECTED, refuse
-from shards import catalogue
 from shards.errors import BandstreamError
-from shards.manifest import FILE, Manifest
+from shards.manifest import FILE, Manifest, changed
 from shards.verify import sha256
 
 PARALLEL = 4
@@ -130,7 +129,6 @@ class Upload:
                 "remove it and ingest again"
             )
         checksums = {each.name: each.sha256 for each in _objects(manifest)}
-        checksums |= {name: sha256(self.staging / name) for name in (catalogue.FILE, REJECTED)}
         objects = [_Object(name, (self.staging / name).stat().st_size, sha256) for name, sha256 in checksums.items()]
         total = sum(each.size or 0 for each in objects)
         sending, reading = _Meter(self.told, "upload", total), _Meter(self.told, "verify", total)
@@ -158,22 +156,26 @@ class Upload:
         """What `find` gives where there is a manifest."""
         with tempfile.TemporaryDirectory(dir=self.staging / RECORDS) as temporary:
             folder = Path(temporary)
-            (folder / FILE).write_bytes(self.store.read(FILE))
+            raw = self.store.read(FILE)
+            (folder / FILE).write_bytes(raw)
             try:
                 manifest = Manifest.read(folder)
+                what = changed(raw)
             except BandstreamError as error:
-                raise BandstreamError(str(error).replace(str(folder), self.store.url)) from None
-            compare(self.store.url, manifest, self._plan, described)
-            objects = _objects(manifest)
-            meter = _Meter(self.told, "verify", sum(each.size or 0 for each in objects))
-            sound = self._each(lambda each: self._is_sound(each, meter), objects)
-            damaged = [each.name for each, good in zip(objects, sound, strict=True) if not good]
-            for name in (catalogue.FILE, REJECTED):
-                if stamp := self.store.stamp(name):
-                    with contextlib.suppress(FileNotFoundError), (folder / name).open("wb") as file:
-                        file.writelines(self.store.pieces(name, stamp[0]))
-            if not lists(folder, manifest):
-                damaged.append(f"{catalogue.FILE} or {REJECTED}")
+                what = str(error).replace(str(folder), self.store.url)
+        if what:
+            if self._plan.encode() not in raw:
+                raise BandstreamError(
+                    f"{self.store.url}/{FILE} is damaged ({what}), and nothing in it says that this archive and these "
+                    "options made the set: restore it, or name a new place"
+                )
+            self.told.warn(f"{self.store.url}/{FILE} is damaged: the set is built again to mend it")
+            return None
+        compare(self.store.url, manifest, self._plan, described)
+        objects = _objects(manifest)
+        meter = _Meter(self.told, "verify", sum(each.size or 0 for each in objects))
+        sound = self._each(lambda each: self._is_sound(each, meter), objects)
+        damaged = [each.name for each, good in zip(objects, sound, strict=True) if not good]
         if not damaged:
             self._remove_stale({each.name for each in objects})
             self.store.remove(CLAIMED)
@@ -270,7 +272,7 @@ def _objects(manifest: Manifest) -> list[_Object]:
         for shard in split.shards:
             objects.append(_Object(shard.file, shard.bytes, shard.sha256))
             objects.append(_Object(str(Path(shard.file).with_suffix(".idx")), None, shard.idx_sha256))
-    return objects
+    return objects + [_Object(name, spec.bytes, spec.sha256) for name, spec in (manifest.files or {}).items()]
 
 
 class _Meter:
