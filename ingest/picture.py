@@ -44,7 +44,7 @@ def read_picture(data: bytes | memoryview, path: str, size: tuple[int, int] | No
 
     `size`: the (H, W) wanted, None for the picture's own. One of another size is scaled to cover it (bicubic,
     antialiased where it shrinks) and cropped about its centre; one that has it is taken bit for bit. `path`: how the
-    file is named, for errors. Raises RasterError: `unreadable`, `truncated`, `wrong-type`, `wrong-bands` or `too-large`.
+    file is named, for errors. Raises RasterError: `unreadable`, `truncated`, `wrong-type`, `wrong-bands`, `too-large`.
     """
     with _decoding(path), _opened(data) as image:
         _check(image)
