@@ -59,14 +59,6 @@ def read_picture(data: bytes | memoryview, path: str, size: tuple[int, int] | No
         return np.ascontiguousarray(np.asarray(picture).transpose(2, 0, 1))
 
 
-def picture_size(data: bytes | memoryview, path: str) -> tuple[int, int]:
-    """(H, W) of a picture as `read_picture` gives it with `size` None, by its header. Raises RasterError."""
-    with _decoding(path), _opened(data) as image:
-        _check(image)
-        width, height = image.size
-        return (width, height) if image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8) else (height, width)
-
-
 def read_indices(data: bytes | memoryview, path: str) -> np.ndarray:
     """Numbers that a grey or palette picture stores, uint8 (H, W), such as classes: no colour is looked up, nothing is
     turned or scaled. Raises RasterError."""

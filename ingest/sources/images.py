@@ -21,7 +21,7 @@ from ingest.commands import source_command
 from ingest.files import Files, open_files
 from ingest.geotiff import RasterError
 from ingest.keys import clean, unique
-from ingest.picture import MOST_BYTES, SUFFIXES, picture_size, read_picture
+from ingest.picture import MOST_BYTES, SUFFIXES, read_picture
 from ingest.source import Array, Entry, Facts, Listening, Rejected, Schema
 from shards.bands import PICTURE
 from shards.errors import BandstreamError
@@ -145,7 +145,7 @@ class Images:
         self._classes = sorted(classes.get("train", every)) if len(every) > 1 else []
 
     def _own_size(self, files: Files) -> int:
-        """The side of the pictures, by the headers of some. Raises BandstreamError where they differ."""
+        """The side of the pictures, by some of them. Raises BandstreamError where they differ."""
         sizes: dict[tuple[int, int], str] = {}
         left = LOOKED_AT
         for folder, names in _pictures(files):
@@ -153,9 +153,10 @@ class Images:
                 path = f"{folder}/{name}" if folder else name
                 try:
                     data = files.read_folder(folder, [name], MOST_BYTES).get(name)
-                    sizes.setdefault(picture_size(data or b"", path), path)
+                    shape = read_picture(data or b"", path, None).shape
                 except (OSError, RasterError):
                     continue
+                sizes.setdefault((shape[1], shape[2]), path)
                 left -= 1
             if left <= 0:
                 break
