@@ -6,6 +6,7 @@ What a header says is held against the bytes that are there before anything of i
 import io
 import json
 import math
+import warnings
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
@@ -63,7 +64,9 @@ def _npy_header(head: bytes) -> tuple[tuple[int, ...], bool, np.dtype, int]:
     stream = io.BytesIO(head)
     version = np.lib.format.read_magic(stream)
     read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
-    shape, fortran, dtype = read(stream)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of damaged text
+        shape, fortran, dtype = read(stream)
     if any(side < 0 for side in shape):
         raise ValueError("a negative side")
     return shape, fortran, dtype, stream.tell()
