@@ -257,18 +257,17 @@ def in_order(path: Path, listening: Listening) -> tuple[Path, Iterator["_Header"
         identity = f"{plain} {status.st_size} {status.st_mtime_ns}"
         plain = listening.scratch / f"tar-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.tar"
         if not plain.exists():
-            _unpack(path, plain, listening)
+            _unpack(path, plain)
     return plain, _checked_headers(plain, path)
 
 
-def _unpack(path: Path, plain: Path, listening: Listening) -> None:
+def _unpack(path: Path, plain: Path) -> None:
     """Write what a compressed tar holds, as one tar, atomically."""
-    size, temporary = path.stat().st_size, plain.with_suffix(".tmp")
+    temporary = plain.with_suffix(".tmp")
     try:
         with path.open("rb") as raw, temporary.open("wb") as out:
             for piece in _gunzipped(raw, path) if path.name.lower().endswith("gz") else _unzstd(raw, path):
                 out.write(piece)
-                listening.progress(raw.tell(), size)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from ingest.members import IGNORE, PICTURES, RASTERS, suffix_of
+from ingest.members import ARRAYS, IGNORE, PICTURES, RASTERS, suffix_of
 from shards.bands import PICTURE, SENTINEL2
 from shards.errors import BandstreamError
 from shards.manifest import Reflectance
@@ -146,7 +146,7 @@ def _check_bands(arrays: Sequence[ArrayOption]) -> None:
 def _array(text: str) -> ArrayOption:
     member, equals, rest = text.partition("=")
     member, bands = _member(member, "--array"), tuple(rest.split(","))
-    if not equals or suffix_of(member) not in ("npy", *RASTERS, *PICTURES):
+    if not equals or suffix_of(member) not in ARRAYS:
         raise BandstreamError(f"--array {text}: expected MEMBER=BAND,BAND,... with a member .npy, .tif, .jpg or .png")
     unknown = [band for band in bands if band not in (*SENTINEL2, *PICTURE, LEFT_OUT)]
     if unknown:

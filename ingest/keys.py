@@ -24,6 +24,11 @@ def clean(name: str, path: str) -> str:
     return key if len(key) <= LONGEST else _marked(key, path)
 
 
+def printed(path: str) -> str:
+    """A path as text that may go into JSON and tables: bytes that are no UTF-8 are written out."""
+    return path.encode("utf-8", "backslashreplace").decode()
+
+
 def unique(items: Iterable[Entry | Rejected], scratch: Path) -> Iterator[Entry | Rejected]:
     """The same entries; each of those that share a key gets the mark of its path behind it.
 

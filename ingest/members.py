@@ -18,6 +18,7 @@ from ingest.picture import MOST_BYTES, read_indices, read_picture
 
 PICTURES = ("jpg", "jpeg", "png", "webp", "bmp")
 RASTERS = ("tif", "tiff")
+ARRAYS = ("npy", *RASTERS, *PICTURES)
 IGNORE = 255
 """The number of pixels without a class, in masks."""
 

@@ -20,7 +20,7 @@ import numpy as np
 from ingest.commands import source_command
 from ingest.files import Files, open_files
 from ingest.geotiff import RasterError
-from ingest.keys import clean, unique
+from ingest.keys import clean, printed, unique
 from ingest.picture import MOST_BYTES, SUFFIXES, read_picture
 from ingest.source import Array, Entry, Facts, Listening, Rejected, Schema
 from shards.bands import PICTURE
@@ -79,7 +79,7 @@ class Images:
 
     @property
     def schema(self) -> Schema:
-        labels = {LABEL: LabelSpec(member="cls", kind="single", classes=self._classes)}
+        labels = {LABEL: LabelSpec(member="cls", kind="single", classes=[printed(name) for name in self._classes])}
         side = self.size or 0
         return Schema(
             bands=tuple(PICTURE.values()),
@@ -180,14 +180,14 @@ class Images:
             title = below[0] if below else ""
             for name in names:
                 path = f"{folder}/{name}" if folder else name
-                if len(json.dumps(_text(path))) > LONGEST_PATH:
-                    yield Rejected(_text(path), "bad-name", f"its path takes more than {LONGEST_PATH} bytes")
+                if len(json.dumps(printed(path))) > LONGEST_PATH:
+                    yield Rejected(printed(path), "bad-name", f"its path takes more than {LONGEST_PATH} bytes")
                 elif self._split_folders and not split:
-                    yield Rejected(_text(path), "unknown-split", "it lies beside the folders of the splits")
+                    yield Rejected(printed(path), "unknown-split", "it lies beside the folders of the splits")
                 elif self._classes and not title:
-                    yield Rejected(_text(path), "no-label", "it lies in no class folder, as others do")
+                    yield Rejected(printed(path), "no-label", "it lies in no class folder, as others do")
                 elif self._classes and title not in numbers:
-                    yield Rejected(_text(path), "unknown-label", f"train has no folder {_text(title)!r}")
+                    yield Rejected(printed(path), "unknown-label", f"train has no folder {printed(title)!r}")
                 else:
                     stem = name.rpartition(".")[0]
                     whole = stem if not self._classes or stem.startswith(title) else f"{title}_{stem}"
@@ -195,7 +195,7 @@ class Images:
                     yield Entry(clean(whole, path), path, split, labels, stratum=title if self._classes else "")
 
     def read(self, entry: Entry, views: Mapping[str, np.ndarray]) -> Facts:
-        told = _text(entry.path)
+        told = printed(entry.path)
         folder, _, name = entry.path.rpartition("/")
         view = views[MEMBER]
         try:
@@ -239,8 +239,3 @@ def _pictures(files: Files) -> Iterator[tuple[str, list[str]]]:
         found = [name for name in names if _wanted(f"{folder}/{name}" if folder else name)]
         if found:
             yield folder, found
-
-
-def _text(path: str) -> str:
-    """A path whose bytes that are no UTF-8 are written out."""
-    return path.encode("utf-8", "backslashreplace").decode()

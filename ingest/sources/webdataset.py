@@ -28,7 +28,7 @@ from ingest.commands import source_command
 from ingest.files import TAR, in_order
 from ingest.foreign import LONGEST, NAME, ArrayOption, Classified, Options, Pick, parse_options
 from ingest.geotiff import RasterError
-from ingest.keys import clean, unique
+from ingest.keys import clean, printed, unique
 from ingest.picture import MOST_BYTES
 from ingest.product import iso_date
 from ingest.source import Array, Entry, Facts, Listening, Rejected, Schema
@@ -43,6 +43,8 @@ META = re.compile(r"__[^/]*__($|/)")
 LOOKED_AT = 64
 """Samples of which one must be readable, so that shapes and types are known."""
 JSON_BYTES, LONGEST_PATH, LONGEST_ID = 1280, 600, 200
+MOST_TEXT = 1 << 22
+"""A JSON or label of more bytes is not read."""
 OPEN = 64
 """Shards that are held open."""
 FORMATS = ("uint8", "uint16", "int16", "float32")
@@ -251,12 +253,12 @@ class WebDataset:
             )
             if not inside:
                 raise BandstreamError(f"{path} holds no .tar, .tar.gz or .tar.zst")
-            paths += [p for p in inside if not p.name.startswith(".")]
+            paths += inside
         top = os.path.commonpath([path.absolute().parent for path in paths])
-        found = {os.path.relpath(path.absolute(), top): path for path in paths}
-        if len(found) < len(paths):
+        names = {os.path.relpath(path.absolute(), top): path for path in paths}
+        if len(names) < len(paths):
             raise BandstreamError("a shard is named twice")
-        return sorted((name.encode("utf-8", "backslashreplace").decode(), path) for name, path in found.items())
+        return sorted((printed(name), path) for name, path in names.items())
 
     def _splits(self, names: list[str]) -> list[str]:
         """The split of each shard, "" where they are drawn. Raises BandstreamError where only some names say one."""
@@ -281,7 +283,7 @@ class WebDataset:
         def files(shard: str, headers: Iterable[Any]) -> Iterator[dict[str, Any]]:
             for header in headers:
                 if header.detail:
-                    problems.append(Rejected(f"{shard}/{_text(header.name)}", "unsafe", header.detail))
+                    problems.append(Rejected(f"{shard}/{printed(header.name)}", "unsafe", header.detail))
                 elif not META.match(header.name):
                     yield {"fname": header.name, "data": (header.at, header.size), "__url__": shard}
 
@@ -289,19 +291,26 @@ class WebDataset:
             doubled.append(str(error))
             return True
 
+        sizes = [path.stat().st_size for _, path in shards]
+        packed = [size for size, (name, _) in zip(sizes, shards, strict=True) if not name.lower().endswith(".tar")]
+        if packed:
+            listening.say(
+                f"unpacking {len(packed)} compressed shards ({sum(packed) / 1e9:,.2f} GB) to {listening.scratch}, "
+                "until the set is done"
+            )
         for number, (shard, path) in enumerate(shards):
+            listening.progress(sum(sizes[:number]), sum(sizes))
             tar, headers = in_order(path, listening)
             self._tars.append(tar)
-            listening.progress(number, len(shards))
             for sample in group_by_keys(files(shard, headers), handler=note):
                 key, _ = sample.pop("__key__"), sample.pop("__url__")
                 yield from problems
                 problems.clear()
                 if doubled:
                     doubled.clear()
-                    yield Rejected(f"{shard}/{_text(key)}", "duplicate", "the tar holds a member of it twice")
+                    yield Rejected(f"{shard}/{printed(key)}", "duplicate", "the tar holds a member of it twice")
                 elif sample:
-                    yield _Group(number, shard, _text(key), sample)
+                    yield _Group(number, shard, printed(key), sample)
             yield from problems
             problems.clear()
 
@@ -450,8 +459,9 @@ class WebDataset:
         found = {}
         for member, place in zip(self._wanted, places, strict=True):
             at, size = map(int, place.split(","))
-            if size > MOST_BYTES:
-                raise Rejected(f"{entry.path}.{member}", "too-large", f"a file of more than {MOST_BYTES >> 20} MB")
+            most = MOST_TEXT if members.suffix_of(member) not in members.ARRAYS else MOST_BYTES
+            if size > most:
+                raise Rejected(f"{entry.path}.{member}", "too-large", f"a file of more than {most >> 20} MB")
             try:
                 found[member] = os.pread(self._descriptor(int(number)), size, at)
             except OSError as error:
@@ -509,8 +519,3 @@ def _told(classified: Classified) -> str:
     pick = classified.pick
     mark = hashlib.sha256("\n".join(classified.classes).encode()).hexdigest()[:16]
     return f"{pick.member}{':' if pick.field else ''}{pick.field}, {len(classified.classes)} classes {mark}"
-
-
-def _text(path: str) -> str:
-    """A path whose bytes that are no UTF-8 are written out."""
-    return path.encode("utf-8", "backslashreplace").decode()

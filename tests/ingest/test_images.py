@@ -2,8 +2,10 @@
 
 import io
 import json
+import os
 import struct
 import tarfile
+import warnings
 import zlib
 from collections import Counter
 from pathlib import Path
@@ -48,7 +50,8 @@ def encode(image: Image.Image | np.ndarray, format: str = "PNG", **options: Any)
 def gdal(array: np.ndarray, driver: str = "GTiff", **options: Any) -> bytes:
     """(bands, H, W) written by GDAL."""
     count, height, width = array.shape
-    with MemoryFile() as memory:
+    with warnings.catch_warnings(), MemoryFile() as memory:
+        warnings.simplefilter("ignore")  # it lies nowhere
         with memory.open(
             driver=driver, count=count, height=height, width=width, dtype=array.dtype, **options
         ) as target:
@@ -439,6 +442,22 @@ def test_names_of_all_kinds(tmp_path: Path) -> None:
     for name, (_, title, stored) in samples(tmp_path / "set").items():
         assert title == name.split("/")[0]
         np.testing.assert_array_equal(stored.transpose(1, 2, 0), pixels(names.index(name), 16, 16))
+
+
+def test_names_that_are_no_utf_8(tmp_path: Path) -> None:
+    for name in (b"a\xff", b"b"):
+        folder = tmp_path / "in" / os.fsdecode(name)
+        folder.mkdir(parents=True)
+        for number in range(3):
+            (folder / os.fsdecode(b"\xfe%d.png" % number)).write_bytes(square(number))
+    (folder / os.fsdecode(b"\xfe.png")).write_bytes(b"damaged")
+    manifest = convert(tmp_path / "in", tmp_path / "set")
+    assert verify(tmp_path / "set") == []
+    assert manifest.labels["class"].classes == ["a\\udcff", "b"]
+    assert samples(tmp_path / "set").keys() == {f"{c}/\\udcfe{n}.png" for c in ("a\\udcff", "b") for n in range(3)}
+    assert rejections(tmp_path / "set") == [("b/\\udcfe.png", "unreadable")]
+    convert(pack(tmp_path / "in", tmp_path / "x.tar"), tmp_path / "tar")
+    assert archives.contents(tmp_path / "tar") == archives.contents(tmp_path / "set")
 
 
 @given(st.lists(st.tuples(st.text(max_size=100), st.text(max_size=20)), max_size=30, unique=True))

@@ -4,6 +4,7 @@ import io
 import json
 import pickle
 import tarfile
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -41,7 +42,8 @@ FINE, COARSE = ("B08", "B02", "B03", "B04"), ("B12", "B05", "B06", "B07", "B8A",
 
 def tif(array: np.ndarray) -> bytes:
     count, height, width = array.shape
-    with MemoryFile() as memory:
+    with warnings.catch_warnings(), MemoryFile() as memory:
+        warnings.simplefilter("ignore")  # it lies nowhere
         with memory.open(driver="GTiff", count=count, height=height, width=width, dtype=array.dtype) as target:
             target.write(array)
         return bytes(memory.getbuffer())
@@ -197,7 +199,7 @@ def test_ways_to_name_shards_and_workers_give_the_same_bytes(foreign: Path, tmp_
     for number, src in enumerate(
         [foreign / "set-{00..03}.tar", [*reversed(tars)], [foreign / "set-{00..01}.tar", *tars[2:]]]
     ):
-        convert(WebDataset(src, told(foreign)), tmp_path / f"{number}", workers=1 + number % 2)
+        convert(WebDataset(src, told(foreign)), tmp_path / f"{number}", workers=1 + (number == 1))
         assert archives.contents(tmp_path / f"{number}") == expected
     with pytest.raises(BandstreamError, match="a shard is named twice"):
         convert(WebDataset([foreign, tars[0]], told(foreign)), tmp_path / "x")
@@ -217,7 +219,7 @@ def test_compressed(foreign: Path, tmp_path: Path, suffix: str) -> None:
 
             path.write_bytes(gzip.compress(tar.read_bytes()))
     convert(WebDataset(foreign, told(foreign)), tmp_path / "plain")
-    convert(WebDataset(tmp_path / "in", told(foreign)), tmp_path / "set", workers=2)
+    convert(WebDataset(tmp_path / "in", told(foreign)), tmp_path / "set")
     plain = {one.key: one for _, one in stored(tmp_path / "plain")}
     for _, one in stored(tmp_path / "set"):
         assert one.json["source_shard"].endswith(suffix)
