@@ -26,7 +26,7 @@ import numpy as np
 from ingest import members
 from ingest.commands import source_command
 from ingest.files import TAR, in_order
-from ingest.foreign import LONGEST, NAME, ArrayOption, Classified, Options, Pick, parse_options
+from ingest.foreign import LONGEST, NAME, ArrayOption, Classified, Options, Pick, is_picture, parse_options
 from ingest.geotiff import RasterError
 from ingest.keys import clean, printed, unique
 from ingest.picture import MOST_BYTES
@@ -157,13 +157,9 @@ class WebDataset:
         size: int | None = None,
         split_from: str | None = None,
     ) -> None:
-        import braceexpand
-
         sources = [src] if isinstance(src, Path) else list(src)
         self.inputs = tuple(
-            path
-            for source in sources
-            for path in ([source] if source.exists() else map(Path, braceexpand.braceexpand(str(source))))
+            path for source in sources for path in (_expanded(source) if not source.exists() else [source])
         )
         self.name = "webdataset"
         self.options = options or Options()
@@ -187,8 +183,7 @@ class WebDataset:
             plain = "cls" if kind == "single" else "labels.npy"
             member = f"{label.name}.{plain}" if number else plain
             labels[label.name] = LabelSpec(member=member, kind=kind, classes=list(label.classes))  # type: ignore[arg-type]
-        for number, mask in enumerate(self.options.masks):
-            member = f"{mask.name}.mask.npy" if number else "mask.npy"
+        for member, mask in zip(self._mask_members, self.options.masks, strict=True):
             masks[mask.name] = MaskSpec(member=member, classes=list(mask.classes), ignore_index=members.IGNORE)
         bands = [PICTURE[band] for band in PICTURE if band in names] or [SENTINEL2[band] for band in esa_order(names)]
         return Schema(
@@ -201,6 +196,10 @@ class WebDataset:
             columns={"source_shard": str, "source_key": str},
             nodata=None,
         )
+
+    @property
+    def _mask_members(self) -> tuple[str, ...]:
+        return tuple(f"{mask.name}.mask.npy" if n else "mask.npy" for n, mask in enumerate(self.options.masks))
 
     def _reflectance(self) -> Reflectance:
         dtype = next((stored.dtype for stored in self._stored), "uint16")
@@ -223,8 +222,11 @@ class WebDataset:
         }
 
     def listing(self, listening: Listening) -> Iterator[Entry | Rejected]:
+        self._tars, self._stored = [], ()
         shards = self._shards()
         splits = self._splits([name for name, _ in shards])
+        if any(splits) and "train" not in splits:
+            listening.warn("not one name of a shard says train: --split-from seed draws splits instead")
         groups = self._groups(shards, listening)
         first: list[_Group | Rejected] = []
         why = "they hold no samples"
@@ -248,9 +250,10 @@ class WebDataset:
         for path in self.inputs:
             if not path.exists():
                 raise BandstreamError(f"{path} does not exist: name tars, a folder of tars, or a pattern in quotes")
-            inside = (
-                sorted(p for p in path.rglob("*") if TAR.search(p.name) and p.is_file()) if path.is_dir() else [path]
-            )
+            inside = [path]
+            if path.is_dir():
+                found = sorted(p for p in path.rglob("*") if TAR.search(p.name) and p.is_file())
+                inside = [p for p in found if not any(part.startswith(".") for part in p.relative_to(path).parts)]
             if not inside:
                 raise BandstreamError(f"{path} holds no .tar, .tar.gz or .tar.zst")
             paths += inside
@@ -298,8 +301,10 @@ class WebDataset:
                 f"unpacking {len(packed)} compressed shards ({sum(packed) / 1e9:,.2f} GB) to {listening.scratch}, "
                 "until the set is done"
             )
+        done = 0
         for number, (shard, path) in enumerate(shards):
-            listening.progress(sum(sizes[:number]), sum(sizes))
+            listening.progress(done, sum(sizes))
+            done += sizes[number]
             tar, headers = in_order(path, listening)
             self._tars.append(tar)
             for sample in group_by_keys(files(shard, headers), handler=note):
@@ -326,6 +331,8 @@ class WebDataset:
                     f"has {', '.join(sorted(group.places))}"
                 )
             options = replace(options, arrays=(ArrayOption(found[0], tuple(PICTURE)),))
+        if self.size and (options.masks or not all(is_picture(array.member) for array in options.arrays)):
+            raise BandstreamError("--size scales pictures, not other arrays or class maps: leave it out")
         wanted = [*(a.member for a in options.arrays), *(m.pick.member for m in options.masks)]
         self._wanted = tuple(dict.fromkeys([*wanted, *(pick.member for pick in options.picks)]))
         self.options = options
@@ -397,8 +404,8 @@ class WebDataset:
             view[...] = planes[list(stored.planes)]
             if view.dtype.kind == "f" and not np.isfinite(view).all():
                 raise Rejected(f"{path}.{member}", "not-finite", "it holds NaN or infinity")
-        for mask, spec in zip(self.options.masks, self.schema.masks.values(), strict=True):
-            member, view = mask.pick.member, views[spec.member]
+        for mask, target in zip(self.options.masks, self._mask_members, strict=True):
+            member, view = mask.pick.member, views[target]
             with _reading(path, member):
                 classes = members.read_classes(files[member], member, len(mask.classes))
             if classes.shape != view.shape:
@@ -477,6 +484,16 @@ class WebDataset:
         if len(self._opened) > OPEN:
             self._opened.popitem(last=False)[1].close()
         return int(file.fileno())
+
+
+def _expanded(pattern: Path) -> list[Path]:
+    """What a pattern with braces stands for."""
+    import braceexpand
+
+    try:
+        return [Path(name) for name in braceexpand.braceexpand(str(pattern))]
+    except ValueError:  # unbalanced: a name with braces
+        return [pattern]
 
 
 @dataclass(frozen=True)

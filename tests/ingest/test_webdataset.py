@@ -3,6 +3,7 @@
 import io
 import json
 import pickle
+import shutil
 import tarfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from rasterio.io import MemoryFile
 
-from ingest.build import Options, ingest
+from ingest.build import Options, Told, ingest
 from ingest.commands import ingest as command
 from ingest.foreign import parse_options
 from ingest.geotiff import RasterError
@@ -126,6 +127,12 @@ TEXT: dict[str, Any] = {
 }
 
 
+def write_text(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
 def told(foreign: Path, **options: Any) -> Any:
     return parse_options(**{**TEXT, "classes": [("", foreign / "classes.txt")], **options})
 
@@ -205,6 +212,14 @@ def test_ways_to_name_shards_and_workers_give_the_same_bytes(foreign: Path, tmp_
         convert(WebDataset([foreign, tars[0]], told(foreign)), tmp_path / "x")
     with pytest.raises(BandstreamError, match=r"set-04.tar does not exist"):
         convert(WebDataset(foreign / "set-{00..04}.tar", told(foreign)), tmp_path / "x")
+    with pytest.raises(BandstreamError, match=r"set-\{0.tar does not exist"):
+        convert(WebDataset(foreign / "set-{0.tar", told(foreign)), tmp_path / "x")
+    braces = tmp_path / "in {a,b}" / "x{1}.tar"
+    braces.parent.mkdir()
+    shutil.copy(tars[0], braces)
+    assert (
+        sum(split.samples for split in convert(WebDataset(braces, told(foreign)), tmp_path / "b").splits.values()) == 6
+    )
 
 
 @pytest.mark.parametrize("suffix", [".tar.gz", ".tgz", ".tar.zst"])
@@ -293,6 +308,9 @@ def test_pictures_need_no_options(tmp_path: Path) -> None:
     write(tmp_path / "odd.tar", odd)
     convert(WebDataset(tmp_path / "odd.tar"), tmp_path / "odd")
     assert rejections(tmp_path / "odd") == [("odd.tar/jpg", "missing-member"), ("odd.tar/odd.png", "wrong-size")]
+    masked = parse_options(masks=["png"], classes=[("", write_text(tmp_path / "c", "a"))])
+    with pytest.raises(BandstreamError, match="--size scales pictures, not other arrays"):
+        convert(WebDataset(tmp_path / "odd.tar", masked, size=6), tmp_path / "x")
     manifest = convert(WebDataset(tmp_path / "odd.tar", size=6), tmp_path / "scaled")
     assert manifest.arrays["rgb.npy"].shape == (3, 6, 6) and manifest.rejected == {"missing-member": 1}
 
@@ -354,6 +372,12 @@ def test_splits_from_names(tmp_path: Path, names: list[str], splits: list[str]) 
         simple(tmp_path / "in", tmp_path / "x")
     source = WebDataset(tmp_path / "in", parse_options(["s2.npy=B02,B03"]), split_from="seed")
     assert "drawn" in convert(source, tmp_path / "drawn").source["split"]
+    warned: list[str] = []
+    alone = WebDataset(tmp_path / "in" / f"{names[-1]}.tar", parse_options(["s2.npy=B02,B03"]))
+    ingest(alone, tmp_path / "alone", Options(), Told(warned.append))
+    assert warned == (
+        [] if "/" in names[0] else ["not one name of a shard says train: --split-from seed draws splits instead"]
+    )
     source = WebDataset(tmp_path / "in" / "more.tar", parse_options(["s2.npy=B02,B03"]), split_from="names")
     with pytest.raises(BandstreamError, match="says no split"):
         convert(source, tmp_path / "x")
@@ -478,7 +502,7 @@ def test_tars_that_are_cut_off(foreign: Path, tmp_path: Path) -> None:
     (tmp_path / "text.tar").write_bytes(b"x" * 2000)
     with pytest.raises(BandstreamError, match="damaged, or no tar"):
         simple(tmp_path / "text.tar", tmp_path / "set")
-    (tmp_path / "empty").mkdir()
+    write_text(tmp_path / "empty" / ".hidden" / "x.tar", "")
     with pytest.raises(BandstreamError, match=r"holds no \.tar"):
         simple(tmp_path / "empty", tmp_path / "set")
     with tarfile.open(tmp_path / "none.tar", "w"):
