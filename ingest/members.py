@@ -79,7 +79,8 @@ def _read_tif(data: bytes) -> np.ndarray:
     from rasterio.errors import RasterioError
     from rasterio.io import MemoryFile
 
-    with MemoryFile(data) as memory:
+    with MemoryFile(data) as memory, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of one that lies nowhere
         try:
             with (
                 rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR", GDAL_NUM_THREADS="1"),
@@ -95,7 +96,8 @@ def _read_tif(data: bytes) -> np.ndarray:
                 array: np.ndarray = source.read()
                 return array
         except RasterioError as error:
-            text = " ".join(str(error).split()).replace(memory.name, "it")
+            # rasterio puts GDAL's words behind its own; the file in memory is called otherwise each time
+            text = " ".join(str(error.__cause__ or error).split()).replace(memory.name, "it")
             raise RasterError("unreadable", text.replace(memory.name.rpartition("/")[2], "it")) from None
         except (TypeError, ValueError) as error:  # a data type that NumPy does not have
             raise RasterError("unreadable", str(error)) from None

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import rasterio
 import webdataset
 import zstandard
 from click.testing import CliRunner
@@ -41,11 +40,13 @@ CLASSES = ["water", "forest", "city"]
 FINE, COARSE = ("B08", "B02", "B03", "B04"), ("B12", "B05", "B06", "B07", "B8A", "B11")
 
 
-def tif(array: np.ndarray) -> bytes:
+def tif(array: np.ndarray, **options: Any) -> bytes:
     count, height, width = array.shape
     with warnings.catch_warnings(), MemoryFile() as memory:
         warnings.simplefilter("ignore")  # it lies nowhere
-        with memory.open(driver="GTiff", count=count, height=height, width=width, dtype=array.dtype) as target:
+        with memory.open(
+            driver="GTiff", count=count, height=height, width=width, dtype=array.dtype, **options
+        ) as target:
             target.write(array)
         return bytes(memory.getbuffer())
 
@@ -660,8 +661,15 @@ def test_labels_are_classes_or_refused(value: Any) -> None:
     assert all(0 <= index < 3 for index in indices) and kind == ("multilabel" if isinstance(value, list) else "single")
 
 
-def test_rasterio_is_the_judge_of_tiffs() -> None:
-    array = np.random.default_rng(0).integers(0, 9999, (5, 7, 6)).astype(np.int16)
-    np.testing.assert_array_equal(read_array(tif(array), "a.tif"), array)
-    with rasterio.MemoryFile(tif(array)) as memory, memory.open() as source:
-        np.testing.assert_array_equal(read_array(tif(array), "tiff"), source.read())
+@pytest.mark.parametrize("options", [{}, {"compress": "deflate"}, {"tiled": True, "blockxsize": 16, "blockysize": 16}])
+def test_rasterio_is_the_judge_of_tiffs(options: dict[str, Any]) -> None:
+    array = np.random.default_rng(0).integers(1, 9999, (5, 37, 46)).astype(np.int16)
+    data = tif(array, **options)
+    np.testing.assert_array_equal(read_array(data, "a.tif"), array)
+    told = set()
+    for cut in (1, 10, 500, len(data) // 2, 1, 10):
+        with pytest.raises(RasterError) as caught:
+            read_array(data[:-cut], "a.tif")
+        told.add(str(caught.value))
+        assert "vsimem" not in str(caught.value)
+    assert len(told) <= 4  # the same damage, the same words
