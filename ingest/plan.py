@@ -53,7 +53,8 @@ def digest(purpose: str, seed: int, key: str) -> int:
 class Plan:
     """All shards of an ingest, in order: `len`, indexing and iteration make them from the entries on disk.
 
-    `rejected`: the inputs that are refused before any is read; `drawn`: whether splits were drawn by the seed.
+    `rejected`: the inputs that are refused before any is read; `drawn`: whether splits were drawn by the seed;
+    `splits`: split → number of its entries.
     """
 
     def __init__(
@@ -105,6 +106,7 @@ class Plan:
         self._codes = hashlib.sha256(ordered.tobytes()).hexdigest()
         self._places = np.empty(int((code != OUT).sum()), np.uint64)
         self._cuts: list[tuple[str, str, int, int]] = []
+        self.splits: dict[str, int] = {}
         begin = 0
         for number, split in enumerate(SPLITS):
             places = of_entry[order[ordered == number]]
@@ -113,6 +115,7 @@ class Plan:
                 stop = min(start + shard_samples, len(places))
                 self._cuts.append((f"{split}-{shard:06d}", split, begin + start, begin + stop))
             begin += len(places)
+            self.splits[split] = len(places)
 
     def _reject_duplicates(self, order: np.ndarray, orders: np.ndarray, offsets: np.ndarray, code: np.ndarray) -> None:
         """Of entries with one key the first listed stays."""

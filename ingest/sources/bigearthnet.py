@@ -94,6 +94,12 @@ def command(
     return BigEarthNet(src, metadata, maps, exclude, without)
 
 
+def looks_like(names: Sequence[str]) -> bool:
+    """Whether files are named as a patch's bands are, in a folder of the patch's name."""
+    parts = [name.split("/")[-2:] for name in names if name.endswith(".tif")]
+    return any(len(own) == 2 and own[1] == f"{own[0]}_B8A.tif" for own in parts)
+
+
 class BigEarthNet:
     """The archive in one or more folders or tars. `metadata` and `maps` name what does not lie in them; `exclude`:
     lists of patches, a name a line; `without`: names of FLAGS."""
