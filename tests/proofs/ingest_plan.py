@@ -1,5 +1,5 @@
-"""A plan of 100,000, 1 and 10 million samples: memory and seconds a sample, and what it takes to read a shard's entries;
-and what BigEarthNet's listing holds of a patch.
+"""Plans of 100,000, 1 and 10 million samples: memory and seconds a sample, what it takes to read a shard's entries;
+and what the listing of BigEarthNet holds of a patch.
 
     python -m tests.proofs ingest_plan        about fifteen minutes, 4 GB of disk
 
