@@ -219,7 +219,8 @@ def _plan(
     """Measure, and print what that comes to."""
     if make is None and not patches:
         raise click.UsageError("name an archive SRC, or a size with --patches")
-    from ingest import estimate, outlook
+    from ingest import outlook, trial
+    from ingest.estimate import Estimate
     from ingest.plan import read_split_file
     from ingest.progress import bars
     from shards import atomic
@@ -229,11 +230,11 @@ def _plan(
     shared = cores, shard_samples, seed, splits, scratch
     with bars(sys.stderr) as progress:
         if make is None:
-            measured = estimate.measure_made_up(dst, *shared)
+            measured = trial.measure_made_up(dst, *shared)
         else:
-            measured = estimate.measure(make, src, options, dst, *shared, progress)
-    sizes = patches if make is None else (measured.whole, *patches)
-    estimates = [estimate.Estimate.of(measured, size) for size in sizes]
+            measured = trial.measure(make, src, options, dst, *shared, progress)
+    own = [] if make is None else [Estimate.of(measured, measured.whole, measured.cached)]
+    estimates = own + [Estimate.of(measured, size) for size in patches]
     for line in outlook.report(measured, estimates, dst, scratch):
         click.echo(line)
     if json_file:

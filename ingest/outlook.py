@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ingest.estimate import Estimate, Measured, existing
+from ingest.plan import MEMORY, MEMORY_DRAWN
 
 
 def report(m: Measured, estimates: Sequence[Estimate], target: Path, scratch: Path | None) -> Iterator[str]:
@@ -45,6 +46,10 @@ def _column(m: Measured, e: Estimate) -> dict[str, tuple[str, str]]:
     )
     if m.spool_bytes:
         rows["scratch, until done"] = _bytes(e.scratch), f"unpacked, {m.spool_bytes:,.0f} B a sample"
+    rows["memory of the plan"] = (
+        _bytes(e.memory),
+        f"{MEMORY_DRAWN if m.drawn else MEMORY} B a sample, beside the source's own listing",
+    )
     rows["archive, read"] = _bytes(e.read), f"{m.read_bytes:,.0f} B a sample"
     rows["start"] = _time(e.start_s), "Python and its libraries"
     if m.spool_s:
@@ -55,9 +60,13 @@ def _column(m: Measured, e: Estimate) -> dict[str, tuple[str, str]]:
         f"{m.mean(m.sample_s) / m.workers * 1e6:,.0f} µs a sample, {m.workers} at work",
     )
     rows["catalogue and manifest"] = _time(e.commit_s), f"{m.commit_s * 1e3:,.0f} ms a shard, one core"
-    rows["in all"] = _time(e.warm), "where the archive lies in the page cache"
     if e.cold_s:
-        rows["in all, from the disk"] = _time(e.warm + e.cold_s), f"{m.cached:.0%} of it is in the page cache now"
+        warm = _time(e.warm) if e.fits else "-"
+        rows["in all, from memory"] = warm, "the archive in the page cache; - where it does not fit"
+        rows["in all, from the disk"] = _time(e.warm + e.cold_s), "none of it there"
+        rows["in all, as it is now"] = _time(e.seconds), f"{e.cached:.0%} of it there"
+    else:
+        rows["in all"] = _time(e.warm), "reading from the disk could not be measured: from memory"
     return rows
 
 
@@ -117,8 +126,5 @@ def _time(seconds: float) -> str:
 
 def content(m: Measured, estimates: Sequence[Estimate]) -> dict[str, Any]:
     """All of it for a file."""
-    sizes = [
-        asdict(e) | {"warm_s": e.warm, "hours": e.warm / 3600, "hours_from_disk": (e.warm + e.cold_s) / 3600}
-        for e in estimates
-    ]
+    sizes = [asdict(e) | {"warm_s": e.warm, "seconds": e.seconds, "hours": e.seconds / 3600} for e in estimates]
     return {"measured": asdict(m), "floors_s": m.floors(), "sizes": sizes}

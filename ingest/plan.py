@@ -4,7 +4,8 @@ Samples are ordered by a hash of (seed, key), which no library's random stream c
 their split. Archives list neighbours together; here they lie apart. The plan is made before a pixel is read: a sample
 that turns out to be damaged leaves its shard smaller and moves no other.
 
-Entries lie on disk; memory holds some 40 bytes of each while the plan is made and 8 afterwards.
+Entries lie on disk; memory holds some 26 bytes of each while the plan is made, 38 where splits are drawn, and 8
+afterwards.
 """
 
 import csv
@@ -30,6 +31,8 @@ DRAWN, OUT = 254, 255
 """Codes of entries whose split is still to be drawn, and of those that are rejected; others are numbers of SPLITS."""
 LINE = 2048
 """Bytes read at once for an entry, which may take more."""
+MEMORY, MEMORY_DRAWN = 26, 38
+"""Bytes of memory an entry while the plan is made, splits given and drawn: see tests/proofs/ingest_plan.py."""
 PIECES = 16
 """Hashes are sorted in so many pieces."""
 AT_ONCE = 1 << 18

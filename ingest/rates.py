@@ -29,7 +29,7 @@ SECONDS = 4.0
 """So long each worker makes shards; at least one of train and one of another split."""
 PAGE = 4096
 PLACES, MOST = 256, 1 << 28
-"""Places of an archive that are read from the disk, and the most bytes of them."""
+"""Places of an archive that are read from the disk, and the most bytes of them; of a shard it is half of that."""
 WHOLE = 1 << 22
 """Of larger files a piece is read."""
 NEAR = 32
@@ -81,7 +81,8 @@ def work(job: Job) -> Work:
         what = ": ".join(first.rejected[0]) if first.rejected else "it is empty"
         raise BandstreamError(f"not one of {len(job.entries)} samples that were tried can be taken, the first: {what}")
     speed = len(job.entries) / (time.perf_counter() - begin)
-    count = min(job.shard_samples, max(len(job.entries), int(speed * SECONDS / 4)))
+    most = max(MOST // 2 * len(job.entries) // first.bytes, 1)
+    count = min(job.shard_samples, most, max(len(job.entries), int(speed * SECONDS / 4)))
     entries = tuple(islice(cycle(job.entries), count))
     splits = {"train": (0, 0.0, 0.0), "val": (0, 0.0, 0.0)}
     read = _bytes_read()
@@ -94,6 +95,7 @@ def work(job: Job) -> Work:
             make_recorded(task, shard)
             took = time.perf_counter() - before, time.process_time() - spent
             splits[split] = inputs + count, wall + took[0], cpu + took[1]
+            (job.folder / shard.file).unlink(missing_ok=True)
             done += count
     read = _bytes_read() - read
     catalogue_bytes = _catalogue_bytes(job, "once", first.rows) / first.samples
