@@ -9,6 +9,9 @@ from typing import Any
 from ingest.estimate import Estimate, Measured, existing
 from ingest.plan import MEMORY, MEMORY_DRAWN
 
+BUSY = 0.4
+"""Share of a worker's time without CPU from which on it is told."""
+
 
 def report(m: Measured, estimates: Sequence[Estimate], target: Path, scratch: Path | None) -> Iterator[str]:
     """Lines for a person: a column a size, then what the time is made of, then what stands in the way."""
@@ -22,6 +25,9 @@ def report(m: Measured, estimates: Sequence[Estimate], target: Path, scratch: Pa
         notes = columns[0][name][1]
         yield f"  {name:<26}" + "".join(f"{column[name][0]:>{wide}}" for column in columns) + (notes and f"   {notes}")
     yield from _reasons(m)
+    idle = 1 - m.mean(m.cpu_s) / m.mean(m.sample_s)
+    if idle > BUSY:
+        yield f"note: workers waited {idle:.0%} of the time, for the disk or for other programs on these cores"
     for note in m.notes:
         yield f"note: {note}"
     if m.rejected:

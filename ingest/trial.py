@@ -1,4 +1,4 @@
-"""An ingest on trial: what a sample takes, measured before it begins on the archive and the machine that it will run on.
+"""An ingest on trial: what a sample takes, measured on the archive and the machine that it will run on.
 
 The archive is listed as an ingest lists it, and some of its samples, spread over it, are really made into shards on the
 disk where the set will lie, by as many workers. Of a compressed archive only the beginning is unpacked, and counts for
