@@ -218,16 +218,16 @@ def unpack(path: Path, to: Path) -> Head:
     begin = time.perf_counter()
     with path.open("rb") as raw, to.open("w+b") as out:
         stream = files._gunzipped(raw, path) if path.name.lower().endswith("gz") else files._unzstd(raw, path)
-        end, consumed = 0, size
+        end, share = 0, 1.0
         for header in files._headers(files._Stream(_copied(stream, out)), path):
             if end >= HEAD or (end and time.perf_counter() - begin > HEAD_S):
-                consumed = raw.tell()
+                share = raw.tell() / size * end / out.tell()  # more was unpacked than is kept
                 break
             end = header.at + header.size + -header.size % files.BLOCK
         out.truncate(end)
         out.seek(end)
         out.write(TRAILER)
-    return Head(consumed / size, time.perf_counter() - begin, end)
+    return Head(share, time.perf_counter() - begin, end)
 
 
 def _copied(pieces: Iterator[bytes], out: BinaryIO) -> Iterator[bytes]:
