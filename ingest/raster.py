@@ -1,12 +1,13 @@
 """Multi-band rasters through rasterio: what one is, its bands or a window of them, and where it lies.
 
-`ingest.geotiff` reads single bands in bulk; here a file holds all bands of a place, whatever a GeoTIFF can be: strips or
-tiles, interleaved or not, compressed or not. What GDAL raises on damaged bytes comes out as RasterError, and no block
-is read that takes more memory than MAX_BLOCK because its header says so.
+`ingest.geotiff` reads single bands in bulk; here a file holds all bands of a place, whatever a GeoTIFF can be: strips
+or tiles, interleaved or not, compressed or not. What GDAL raises on damaged bytes comes out as RasterError, and
+no block is read that takes more memory than MAX_BLOCK because its header says so.
 """
 
 import math
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -22,6 +23,8 @@ MAX_BLOCK = 1 << 28
 """Bytes of the largest block (of all bands, where they are interleaved by pixel) that GDAL is let to allocate."""
 SQUARE = 0.01
 """Share by which the sides of a pixel may differ that counts as square, and a GSD be off a whole number of metres."""
+CODE = re.compile(r"[A-Za-z0-9_]{1,20}:[A-Za-z0-9_.]{1,20}")
+"""An authority's code of a coordinate system."""
 OPTIONS = {
     # files beside a raster do not bear on it: a folder and a tar of it give the same
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
@@ -114,23 +117,39 @@ def read_bands(
     left pixel, None where `out` is to hold the whole raster. Returns what the file is, and what was read of it. Raises
     RasterError: `wrong-bands`, `wrong-size`, `wrong-type` or `unreadable`.
     """
-    order = order or range(1, len(out) + 1)
-    height, width = out.shape[1:]
     with _opened(path) as source:
         raster = _described(source)
         if raster.count != len(out):
             raise RasterError("wrong-bands", f"{raster.count} bands, not {len(out)}")
         if raster.dtype != out.dtype.name:
             raise RasterError("wrong-type", f"{raster.dtype}, not {out.dtype.name}")
-        row, column = window or (0, 0)
-        outside = row + height > raster.size[0] or column + width > raster.size[1]
-        if outside or (window is None and raster.size != (height, width)):
-            raise RasterError("wrong-size", f"{raster.size[1]} x {raster.size[0]} pixels, not {width} x {height}")
-        _check_blocks(source)
-        from rasterio.windows import Window
+        return raster, _read(source, raster, out, order or range(1, len(out) + 1), window)
 
-        source.read(list(order), out=out, window=Window(column, row, width, height) if window else None)
-        return raster, raster.window(row, column, (height, width))
+
+def read_single(path: str, size: tuple[int, int], window: tuple[int, int] | None = None) -> tuple[Raster, np.ndarray]:
+    """The same of a file with one band, of whatever type it has: what the file is, and (H, W) of its dtype."""
+    with _opened(path) as source:
+        raster = _described(source)
+        if raster.count != 1:
+            raise RasterError("wrong-bands", f"{raster.count} bands, not 1")
+        if raster.dtype.startswith("complex"):
+            raise RasterError("wrong-type", f"{raster.dtype}, not whole numbers")
+        out = np.empty((1, *size), raster.dtype)
+        _read(source, raster, out, (1,), window)
+        return raster, out[0]
+
+
+def _read(source: Any, raster: Raster, out: np.ndarray, order: Sequence[int], window: tuple[int, int] | None) -> Raster:
+    from rasterio.windows import Window
+
+    height, width = out.shape[1:]
+    row, column = window or (0, 0)
+    outside = row + height > raster.size[0] or column + width > raster.size[1]
+    if outside or (window is None and raster.size != (height, width)):
+        raise RasterError("wrong-size", f"{raster.size[1]} x {raster.size[0]} pixels, not {width} x {height}")
+    _check_blocks(source)
+    source.read(list(order), out=out, window=Window(column, row, width, height) if window else None)
+    return raster.window(row, column, (height, width))
 
 
 @contextmanager
@@ -180,7 +199,8 @@ def _named(wkt: str) -> tuple[str, float]:
     code = crs.to_epsg()
     authority = ("EPSG", str(code)) if code else crs.to_authority() or ("", "")
     metre = float(crs.linear_units_factor[1]) if crs.is_projected else 0.0
-    return ":".join(authority).strip(":"), metre
+    text = ":".join(authority)
+    return text if CODE.fullmatch(text) else "", metre
 
 
 def _gsd(transform: tuple[float, ...] | None, metre: float) -> float:

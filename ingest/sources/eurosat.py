@@ -21,6 +21,7 @@ import numpy as np
 
 from ingest.commands import source_command
 from ingest.files import Files, open_files
+from ingest.folders import joined, printable
 from ingest.geotiff import RasterError
 from ingest.picture import read_picture
 from ingest.raster import Raster, inspect, read_bands
@@ -34,8 +35,20 @@ STORED = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B09", "B10", 
 """The bands of a file, in its order."""
 BANDS = tuple(SENTINEL2)
 ORDER = tuple(STORED.index(band) + 1 for band in BANDS)
-CLASSES = ("AnnualCrop", "Forest", "HerbaceousVegetation", "Highway", "Industrial")
-CLASSES += ("Pasture", "PermanentCrop", "Residential", "River", "SeaLake")
+CLASSES = tuple(
+    [
+        "AnnualCrop",
+        "Forest",
+        "HerbaceousVegetation",
+        "Highway",
+        "Industrial",
+        "Pasture",
+        "PermanentCrop",
+        "Residential",
+        "River",
+        "SeaLake",
+    ]
+)
 LABEL = "land_use"
 SIZE = (64, 64)
 SUFFIXES = {".tif": "MS", ".jpg": "RGB"}
@@ -114,7 +127,7 @@ class EuroSAT:
 
     def listing(self, listening: Listening) -> Iterator[Entry | Rejected]:
         self._files = open_files(self.src, listening, _wanted)
-        found = {SUFFIXES[suffix] for folder, _, suffix in self._tiles() if _last(folder) in CLASSES}
+        found = {SUFFIXES[suffix] for folder, _, suffix in self._tiles() if _name(folder) in CLASSES}
         if not found:
             raise BandstreamError(f"{self.src} holds no EuroSAT: expected folders {CLASSES[0]}/ ... of .tif or .jpg")
         if len(found) > 1:
@@ -147,12 +160,12 @@ class EuroSAT:
 
     def _entry(self, path: str, lists: Mapping[str, str] | None, block: str) -> Entry | Rejected:
         folder, _, name = path.rpartition("/")
-        key, title = name.rpartition(".")[0], _last(folder)
+        key, title = name.rpartition(".")[0], _name(folder)
         told = f"{title}/{name}".lstrip("/")
         if title not in CLASSES:
-            return Rejected(_printable(told), "unknown-class", "it lies in no folder that is called as a class")
+            return Rejected(printable(told), "unknown-class", "it lies in no folder that is called as a class")
         if not KEY.fullmatch(key):
-            return Rejected(_printable(told), "bad-name", "a tile's name has 1 to 80 letters, digits and _ + = -")
+            return Rejected(printable(told), "bad-name", "a tile's name has 1 to 80 letters, digits and _ + = -")
         named = key.partition("_")[0]
         if named in CLASSES and named != title:
             return Rejected(told, "wrong-class", f"it lies in {title} and is called {named}")
@@ -160,7 +173,7 @@ class EuroSAT:
             return Rejected(told, "no-split", "the lists of tiles do not name it")
         split = lists[key] if lists is not None else ""
         stratum = "" if block else title
-        labels = {LABEL: (CLASSES.index(title),)}
+        labels: dict[str, tuple[int, ...]] = {LABEL: (CLASSES.index(title),)}
         return Entry(key, told, split, labels, where=json.dumps(folder), group=block, stratum=stratum)
 
     def _lists(self) -> dict[str, str] | None:
@@ -178,16 +191,15 @@ class EuroSAT:
             for folder, names in self._files.folders():
                 for name in names:
                     if match := LISTS.fullmatch(name):
-                        found.setdefault(match["set"], {})[match["split"]] = self._files.read(
-                            f"{folder}/{name}" if folder else name
-                        )
+                        content = self._files.read(joined(folder, name))
+                        found.setdefault(match["set"], {})[match["split"]] = content
         if not found:
             return None
         chosen = found.get("eurosat") or (next(iter(found.values())) if len(found) == 1 else None)
         if chosen is None:
             raise BandstreamError(
-                f"there are lists of several splits ({', '.join(sorted(found))}): name with --splits a folder of one's, "
-                "or draw one with --split"
+                f"there are lists of several splits ({', '.join(sorted(found))}): name a folder of one's "
+                "with --splits, or draw one with --split"
             )
         splits: dict[str, str] = {}
         for name, content in sorted(chosen.items()):
@@ -201,7 +213,7 @@ class EuroSAT:
         return splits
 
     def read(self, entry: Entry, views: Mapping[str, np.ndarray]) -> Facts:
-        path = f"{json.loads(entry.where)}/{_last(entry.path)}"
+        path = f"{json.loads(entry.where)}/{_name(entry.path)}"
         raster = Raster(0, SIZE, "", "", None, 0.0, None)
         try:
             if self.kind == "RGB":
@@ -251,7 +263,7 @@ def _block(files: Files, path: str) -> tuple[str, str | Rejected]:
         place = inspect(files.gdal(path)).centre()
     except (RasterError, OSError) as error:
         reason, detail = (error.reason, error.detail) if isinstance(error, RasterError) else ("unreadable", str(error))
-        return path, Rejected(_printable(told), reason, detail)
+        return path, Rejected(printable(told), reason, detail)
     if place is None:
         return path, Rejected(told, "no-place", "--split spatial needs a tile's place, and it names none")
     return path, block_of(*place)
@@ -264,9 +276,5 @@ def block_of(lon: float, lat: float) -> str:
     return f"{row} {math.floor(lon * width / BLOCK_KM)}"
 
 
-def _last(path: str) -> str:
+def _name(path: str) -> str:
     return path.rpartition("/")[2]
-
-
-def _printable(path: str) -> str:
-    return path.encode("ascii", "backslashreplace").decode()
