@@ -1,4 +1,8 @@
-"""Band order held against physics: B8A (865 nm, 21 nm wide) lies inside B08 (833 nm, 106 nm wide) and must track it."""
+"""Band order held against physics.
+
+B8A (865 nm, 21 nm wide) lies inside B08 (833 nm, 106 nm wide) and must track it. B10 (1373 nm) sees cirrus alone, since
+water vapour absorbs what comes from below, and B11 (1614 nm) sees both: B10 cannot be much brighter.
+"""
 
 import numpy as np
 
@@ -13,6 +17,16 @@ TRACKS, LAGS = 0.9, 0.1
 """A set is refused where another band correlates with B08 by at least TRACKS and B8A by at least LAGS less."""
 UNCLEAR = 0.5
 """Below this correlation of B08 and B8A, with no better candidate, a warning."""
+
+BRIGHTER = 2
+"""How many times as bright as B11 B10 may be: over dark water both are little more than noise."""
+
+
+def cirrus(b10: float, b11: float) -> str:
+    """What is wrong with the mean stored numbers of B10 and B11; "" where nothing is."""
+    if b10 <= BRIGHTER * b11:
+        return ""
+    return f"B10, which sees cirrus alone, is brighter than B11 ({b10:.0f}, {b11:.0f})"
 
 
 def correlations(planes: dict[str, np.ndarray]) -> dict[str, float]:
@@ -52,12 +66,19 @@ def check(source: Source, plan: Plan) -> list[str]:
     views = {member.name: layout.view(slot, member.name) for member in layout.members}
     grid = next(array.size for array in schema.arrays.values() if "B8A" in array.bands)
     planes: dict[str, list[np.ndarray]] = {}
+    bright: list[str] = []
     entries = (entry for shard in plan for entry in shard.entries)
     for entry, _ in zip(entries, range(LOOKED_AT), strict=False):
         try:
             source.read(entry, views)
         except Rejected:
             continue
+        means = {
+            band: float(plane.mean())
+            for member, array in schema.arrays.items()
+            for band, plane in zip(array.bands, views[member], strict=True)
+        }
+        bright.append(cirrus(means["B10"], means["B11"]) if {"B10", "B11"} <= means.keys() else "")
         for member, array in schema.arrays.items():
             bands, size = array.bands, array.size
             if size[0] % grid[0] or size[1] % grid[1]:
@@ -66,6 +87,9 @@ def check(source: Source, plan: Plan) -> list[str]:
             fine = pixels.reshape(len(bands), grid[0], size[0] // grid[0], grid[1], size[1] // grid[1]).mean((2, 4))
             for band, plane in zip(bands, fine, strict=True):
                 planes.setdefault(band, []).append(plane)
+    wrong = [text for text in bright if text]
+    if 2 * len(wrong) > len(bright):
+        raise BandstreamError(f"{source.name}: the band order cannot be right: {wrong[0]}: check the bands' names")
     if "B08" not in planes or "B8A" not in planes:
         return []
     return judge(correlations({band: np.stack(stack) for band, stack in planes.items()}), source.name)

@@ -4,8 +4,8 @@ Two archives: the multispectral one holds GeoTIFFs of all thirteen L1C bands at 
 stores **B8A last** (B01 ... B08 B09 B10 B11 B12 B8A); it is put back into ESA's order. The other holds JPEGs of red,
 green and blue, CLASS/CLASS_N.jpg, which have no place. SRC may be the archive as downloaded, or a folder.
 
-A tile whose cirrus band is brighter than its B11 is rejected: cirrus is all that B10 sees from space (water vapour
-absorbs the rest), and B11 sees it too. So a file in another band order does not slip in among the others.
+A tile whose cirrus band is much brighter than its B11 is rejected: so a file in another band order does not slip in
+among the others.
 """
 
 import json
@@ -23,6 +23,7 @@ from ingest.commands import source_command
 from ingest.files import Files, open_files
 from ingest.folders import joined, printable
 from ingest.geotiff import RasterError
+from ingest.physics import cirrus
 from ingest.picture import read_picture
 from ingest.raster import Raster, inspect, read_bands
 from ingest.source import Array, Entry, Facts, Listening, Rejected, Schema
@@ -35,19 +36,17 @@ STORED = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B09", "B10", 
 """The bands of a file, in its order."""
 BANDS = tuple(SENTINEL2)
 ORDER = tuple(STORED.index(band) + 1 for band in BANDS)
-CLASSES = tuple(
-    [
-        "AnnualCrop",
-        "Forest",
-        "HerbaceousVegetation",
-        "Highway",
-        "Industrial",
-        "Pasture",
-        "PermanentCrop",
-        "Residential",
-        "River",
-        "SeaLake",
-    ]
+CLASSES = (
+    "AnnualCrop",
+    "Forest",
+    "HerbaceousVegetation",
+    "Highway",
+    "Industrial",
+    "Pasture",
+    "PermanentCrop",
+    "Residential",
+    "River",
+    "SeaLake",
 )
 LABEL = "land_use"
 SIZE = (64, 64)
@@ -58,8 +57,7 @@ TILE = re.compile(r"\b([A-Z][A-Za-z]+_\d+)(\.(tif|jpg))?\b")
 BLOCK_KM = 25
 """Side of the blocks that `--split spatial` keeps together."""
 KM_PER_DEGREE = 111.195
-CIRRUS = 2
-"""A tile is in another band order where B10 is more than so many times as bright as B11."""
+CIRRUS, SWIR = BANDS.index("B10"), BANDS.index("B11")
 LARGEST = 1 << 24
 """Bytes of the largest JPEG that is read: a thousand times what one takes."""
 JSON_BYTES = 512
@@ -220,7 +218,11 @@ class EuroSAT:
                 views["rgb.npy"][...] = read_picture(self._content(entry, path), entry.path, SIZE)
             else:
                 _, raster = read_bands(self._files.gdal(path), views["10m.npy"], ORDER)
-                _check_order(views["10m.npy"])
+                planes = views["10m.npy"]
+                if told := cirrus(float(planes[CIRRUS].mean()), float(planes[SWIR].mean())):
+                    raise RasterError(
+                        "wrong-order", f"{told}: its bands are not in EuroSAT's order, which has B8A last"
+                    )
             place = raster.centre()
         except RasterError as error:
             raise Rejected(entry.path, error.reason, error.detail) from None
@@ -243,17 +245,6 @@ class EuroSAT:
 def _wanted(path: str) -> bool:
     """What is spooled of a compressed archive."""
     return path.lower().endswith((*SUFFIXES, ".txt", ".csv"))
-
-
-def _check_order(pixels: np.ndarray) -> None:
-    """Raises RasterError where (13, H, W), in ESA's order, cannot be."""
-    means = dict(zip(BANDS, pixels.reshape(len(BANDS), -1).mean(1, dtype=np.float64).tolist(), strict=True))
-    if means["B10"] > CIRRUS * means["B11"]:
-        raise RasterError(
-            "wrong-order",
-            f"B10 (cirrus) is brighter than B11 ({means['B10']:.0f}, {means['B11']:.0f}): "
-            "its bands are not in EuroSAT's order, which has B8A last",
-        )
 
 
 def _block(files: Files, path: str) -> tuple[str, str | Rejected]:
