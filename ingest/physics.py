@@ -1,8 +1,10 @@
 """Band order held against physics.
 
 B8A (865 nm, 21 nm wide) lies inside B08 (833 nm, 106 nm wide) and must track it. B10 (1373 nm) sees cirrus alone, since
-water vapour absorbs what comes from below, and B11 (1614 nm) sees both: B10 cannot be much brighter.
+water vapour absorbs what comes from below; B09 (945 nm) and B11 (1614 nm) see both: B10 cannot be much brighter.
 """
+
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -19,14 +21,15 @@ UNCLEAR = 0.5
 """Below this correlation of B08 and B8A, with no better candidate, a warning."""
 
 BRIGHTER = 2
-"""How many times as bright as B11 B10 may be: over dark water both are little more than noise."""
+"""How many times as bright as B09 or B11 B10 may be: over dark water all are little more than noise."""
 
 
-def cirrus(b10: float, b11: float) -> str:
-    """What is wrong with the mean stored numbers of B10 and B11; "" where nothing is."""
-    if b10 <= BRIGHTER * b11:
-        return ""
-    return f"B10, which sees cirrus alone, is brighter than B11 ({b10:.0f}, {b11:.0f})"
+def cirrus(means: Mapping[str, float]) -> str:
+    """What is wrong with the mean stored numbers of B10 beside B09 and B11, by band; "" where nothing is."""
+    for band in ("B09", "B11"):
+        if "B10" in means and band in means and means["B10"] > BRIGHTER * means[band]:
+            return f"B10, which sees cirrus alone, is brighter than {band} ({means['B10']:.0f}, {means[band]:.0f})"
+    return ""
 
 
 def correlations(planes: dict[str, np.ndarray]) -> dict[str, float]:
@@ -78,7 +81,7 @@ def check(source: Source, plan: Plan) -> list[str]:
             for member, array in schema.arrays.items()
             for band, plane in zip(array.bands, views[member], strict=True)
         }
-        bright.append(cirrus(means["B10"], means["B11"]) if {"B10", "B11"} <= means.keys() else "")
+        bright.append(cirrus(means))
         for member, array in schema.arrays.items():
             bands, size = array.bands, array.size
             if size[0] % grid[0] or size[1] % grid[1]:

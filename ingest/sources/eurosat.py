@@ -4,7 +4,7 @@ Two archives: the multispectral one holds GeoTIFFs of all thirteen L1C bands at 
 stores **B8A last** (B01 ... B08 B09 B10 B11 B12 B8A); it is put back into ESA's order. The other holds JPEGs of red,
 green and blue, CLASS/CLASS_N.jpg, which have no place. SRC may be the archive as downloaded, or a folder.
 
-A tile whose cirrus band is much brighter than its B11 is rejected: so a file in another band order does not slip in
+A tile whose cirrus band is much brighter than B09 or B11 is rejected: so a file in another band order does not slip in
 among the others.
 """
 
@@ -57,7 +57,6 @@ TILE = re.compile(r"\b([A-Z][A-Za-z]+_\d+)(\.(tif|jpg))?\b")
 BLOCK_KM = 25
 """Side of the blocks that `--split spatial` keeps together."""
 KM_PER_DEGREE = 111.195
-CIRRUS, SWIR = BANDS.index("B10"), BANDS.index("B11")
 LARGEST = 1 << 24
 """Bytes of the largest JPEG that is read: a thousand times what one takes."""
 JSON_BYTES = 512
@@ -218,11 +217,9 @@ class EuroSAT:
                 views["rgb.npy"][...] = read_picture(self._content(entry, path), entry.path, SIZE)
             else:
                 _, raster = read_bands(self._files.gdal(path), views["10m.npy"], ORDER)
-                planes = views["10m.npy"]
-                if told := cirrus(float(planes[CIRRUS].mean()), float(planes[SWIR].mean())):
-                    raise RasterError(
-                        "wrong-order", f"{told}: its bands are not in EuroSAT's order, which has B8A last"
-                    )
+                means = views["10m.npy"].reshape(len(BANDS), -1).mean(1).tolist()
+                if told := cirrus(dict(zip(BANDS, means, strict=True))):
+                    raise RasterError("wrong-order", f"{told}: EuroSAT's order has B8A last, what is this one's?")
             place = raster.centre()
         except RasterError as error:
             raise Rejected(entry.path, error.reason, error.detail) from None
