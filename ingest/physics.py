@@ -1,10 +1,4 @@
-"""Band order held against physics.
-
-B8A (865 nm, 21 nm wide) lies inside B08 (833 nm, 106 nm wide) and must track it. B10 (1373 nm) sees cirrus alone, since
-water vapour absorbs what comes from below; B09 (945 nm) and B11 (1614 nm) see both: B10 cannot be much brighter.
-"""
-
-from collections.abc import Mapping
+"""Band order held against physics: B8A (865 nm, 21 nm wide) lies inside B08 (833 nm, 106 nm wide) and must track it."""
 
 import numpy as np
 
@@ -19,17 +13,6 @@ TRACKS, LAGS = 0.9, 0.1
 """A set is refused where another band correlates with B08 by at least TRACKS and B8A by at least LAGS less."""
 UNCLEAR = 0.5
 """Below this correlation of B08 and B8A, with no better candidate, a warning."""
-
-BRIGHTER = 2
-"""How many times as bright as B09 or B11 B10 may be: over dark water all are little more than noise."""
-
-
-def cirrus(means: Mapping[str, float]) -> str:
-    """What is wrong with the mean stored numbers of B10 beside B09 and B11, by band; "" where nothing is."""
-    for band in ("B09", "B11"):
-        if "B10" in means and band in means and means["B10"] > BRIGHTER * means[band]:
-            return f"B10, which sees cirrus alone, is brighter than {band} ({means['B10']:.0f}, {means[band]:.0f})"
-    return ""
 
 
 def correlations(planes: dict[str, np.ndarray]) -> dict[str, float]:
@@ -69,19 +52,12 @@ def check(source: Source, plan: Plan) -> list[str]:
     views = {member.name: layout.view(slot, member.name) for member in layout.members}
     grid = next(array.size for array in schema.arrays.values() if "B8A" in array.bands)
     planes: dict[str, list[np.ndarray]] = {}
-    bright: list[str] = []
     entries = (entry for shard in plan for entry in shard.entries)
     for entry, _ in zip(entries, range(LOOKED_AT), strict=False):
         try:
             source.read(entry, views)
         except Rejected:
             continue
-        means = {
-            band: float(plane.mean())
-            for member, array in schema.arrays.items()
-            for band, plane in zip(array.bands, views[member], strict=True)
-        }
-        bright.append(cirrus(means))
         for member, array in schema.arrays.items():
             bands, size = array.bands, array.size
             if size[0] % grid[0] or size[1] % grid[1]:
@@ -90,9 +66,6 @@ def check(source: Source, plan: Plan) -> list[str]:
             fine = pixels.reshape(len(bands), grid[0], size[0] // grid[0], grid[1], size[1] // grid[1]).mean((2, 4))
             for band, plane in zip(bands, fine, strict=True):
                 planes.setdefault(band, []).append(plane)
-    wrong = [text for text in bright if text]
-    if 2 * len(wrong) > len(bright):
-        raise BandstreamError(f"{source.name}: the band order cannot be right: {wrong[0]}: check the bands' names")
     if "B08" not in planes or "B8A" not in planes:
         return []
     return judge(correlations({band: np.stack(stack) for band, stack in planes.items()}), source.name)
