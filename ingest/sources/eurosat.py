@@ -5,7 +5,7 @@ stores **B8A last** (B01 ... B08 B09 B10 B11 B12 B8A); it is put back into ESA's
 green and blue, CLASS/CLASS_N.jpg, which have no place. SRC may be the archive as downloaded, or a folder.
 
 A tile whose cirrus band is much brighter than B09 or B11 is rejected: so a file in another band order does not slip in
-among the others.
+among others.
 """
 
 import json
@@ -23,7 +23,6 @@ from ingest.commands import source_command
 from ingest.files import Files, open_files
 from ingest.folders import joined, printable
 from ingest.geotiff import RasterError
-from ingest.physics import cirrus
 from ingest.picture import read_picture
 from ingest.raster import Raster, inspect, read_bands
 from ingest.source import Array, Entry, Facts, Listening, Rejected, Schema
@@ -57,9 +56,11 @@ TILE = re.compile(r"\b([A-Z][A-Za-z]+_\d+)(\.(tif|jpg))?\b")
 BLOCK_KM = 25
 """Side of the blocks that `--split spatial` keeps together."""
 KM_PER_DEGREE = 111.195
+BRIGHTER = 2
+"""How many times as bright as B09 or B11 the B10 of a tile may be: over dark water all are little more than noise."""
 LARGEST = 1 << 24
 """Bytes of the largest JPEG that is read: a thousand times what one takes."""
-JSON_BYTES = 512
+JSON_BYTES = 1024
 
 
 @source_command
@@ -214,12 +215,13 @@ class EuroSAT:
         raster = Raster(0, SIZE, "", "", None, 0.0, None)
         try:
             if self.kind == "RGB":
-                views["rgb.npy"][...] = read_picture(self._content(entry, path), entry.path, SIZE)
+                picture = read_picture(self._content(entry, path), entry.path, None)
+                if picture.shape[1:] != SIZE:
+                    raise RasterError("wrong-size", f"{picture.shape[2]} x {picture.shape[1]} pixels, not 64 x 64")
+                views["rgb.npy"][...] = picture
             else:
                 _, raster = read_bands(self._files.gdal(path), views["10m.npy"], ORDER)
-                means = views["10m.npy"].reshape(len(BANDS), -1).mean(1).tolist()
-                if told := cirrus(dict(zip(BANDS, means, strict=True))):
-                    raise RasterError("wrong-order", f"{told}: EuroSAT's order has B8A last, what is this one's?")
+                _check_order(views["10m.npy"])
             place = raster.centre()
         except RasterError as error:
             raise Rejected(entry.path, error.reason, error.detail) from None
@@ -242,6 +244,18 @@ class EuroSAT:
 def _wanted(path: str) -> bool:
     """What is spooled of a compressed archive."""
     return path.lower().endswith((*SUFFIXES, ".txt", ".csv"))
+
+
+def _check_order(pixels: np.ndarray) -> None:
+    """Raises RasterError where (13, H, W), in ESA's order, cannot be: B10 sees cirrus alone, B09 and B11 see it too."""
+    means = dict(zip(BANDS, pixels.reshape(len(BANDS), -1).mean(1).tolist(), strict=True))
+    for band in ("B09", "B11"):
+        if means["B10"] > BRIGHTER * means[band]:
+            raise RasterError(
+                "wrong-order",
+                f"B10, which sees cirrus alone, is brighter than {band} ({means['B10']:.0f}, {means[band]:.0f}): "
+                "are its bands in EuroSAT's order, B8A last?",
+            )
 
 
 def _block(files: Files, path: str) -> tuple[str, str | Rejected]:
