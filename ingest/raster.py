@@ -8,6 +8,7 @@ no block is read that takes more memory than MAX_BLOCK because its header says s
 import math
 import os
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -155,10 +156,13 @@ def _read(source: Any, raster: Raster, out: np.ndarray, order: Sequence[int], wi
 @contextmanager
 def _opened(path: str) -> Iterator[Any]:
     import rasterio
+    from rasterio.errors import NotGeoreferencedWarning
 
     try:
-        with rasterio.Env(**OPTIONS), rasterio.open(path, driver="GTiff") as source:
-            yield source
+        with warnings.catch_warnings(), rasterio.Env(**OPTIONS):
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            with rasterio.open(path, driver="GTiff") as source:
+                yield source
     except RasterError:
         raise
     except Exception as error:  # on damaged bytes rasterio raises its own, CPL's, ValueError, UnicodeError, ...
