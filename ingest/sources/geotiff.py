@@ -285,8 +285,8 @@ class GeoTiff:
                 f"{usual[0][0]} holds {dtype}, a set {', '.join(DTYPES)}: convert the rasters (gdal_translate -ot)"
             )
         nodata = Counter(representable(raster.nodata, dtype) for _, raster in usual).most_common(1)[0][0]
-        gsds = {raster.gsd_m for _, raster in usual}
-        gsd = gsds.pop() if len(gsds) == 1 else 0.0
+        ((gsd, alike),) = Counter(raster.gsd_m for _, raster in usual).most_common(1)
+        gsd = gsd if 2 * alike > len(usual) else 0.0  # flights differ in height, and their pixels in size
         self._usual = Raster(len(self.bands), size, dtype, "", None, gsd, nodata)
         self._nodata = Nodata(dtype, nodata, *self.nodata)
         self._check_set(listening, [path for path, _ in usual])
