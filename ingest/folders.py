@@ -1,6 +1,6 @@
 """Folders of files of one kind: where they begin, which split a folder stands for, names and paths."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from ingest.files import Files
 
@@ -8,11 +8,14 @@ SPLITS = {"train": "train", "val": "val", "validation": "val", "valid": "val", "
 """Names of folders that say which split their files belong to."""
 
 
-def top_of(files: Files, wanted: Callable[[str], bool]) -> str:
-    """The folder that holds the wanted files, or folders of them: below folders that hold nothing but another one."""
+def top_of(files: Files, wanted: Callable[[str], bool], aside: Collection[str] = ()) -> str:
+    """The folder that holds the wanted files, or folders of them: below folders that hold nothing but another one.
+
+    `aside`: folders that are passed over.
+    """
     at = ""
     while True:
-        inside = files.inside(at)
+        inside = [name for name in files.inside(at) if joined(at, name) not in aside]
         if len(inside) != 1 or inside[0] in SPLITS or any(map(wanted, files.names(at))):
             return at
         at = joined(at, inside[0])

@@ -23,7 +23,7 @@ import numpy as np
 from ingest.bandlist import channel_order, parse_bands
 from ingest.classes import Classes, read_classes
 from ingest.commands import source_command
-from ingest.files import Files, Folder, open_files
+from ingest.files import Files, open_files
 from ingest.folders import SPLITS, joined, printable, stem, top_of
 from ingest.geotiff import RasterError
 from ingest.keys import Keys
@@ -138,6 +138,7 @@ class GeoTiff:
         self.inputs = (src, *self.mask_paths.values())
         self._files: Files
         self._top, self._has_splits = "", False
+        self._aside: tuple[str, ...] = ()
         self._masks: dict[str, Masks] = {}
         self._usual: Raster
         self._nodata: Nodata
@@ -181,7 +182,10 @@ class GeoTiff:
 
     def listing(self, listening: Listening) -> Iterator[Entry | Rejected]:
         self._files = open_files(self.src, listening, is_tiff)
-        self._top = top_of(self._files, is_tiff)
+        root = self.src.resolve()
+        within = [path.resolve() for path in self.mask_paths.values() if root in path.resolve().parents]
+        self._aside = tuple(path.relative_to(root).as_posix() for path in within)
+        self._top = top_of(self._files, is_tiff, self._aside)
         self._masks = {
             name: Masks(name, open_files(path, listening, is_tiff)) for name, path in self.mask_paths.items()
         }
@@ -211,12 +215,7 @@ class GeoTiff:
 
     def _paths(self) -> Iterator[str]:
         """Paths of all rasters, relative to the top folder; masks may lie among them."""
-        root = self.src.resolve()
-        aside = tuple(
-            f"{path.resolve().relative_to(root).as_posix()}/"
-            for path in self.mask_paths.values()
-            if isinstance(self._files, Folder) and root in path.resolve().parents
-        )
+        aside = tuple(f"{path}/" for path in self._aside)
         for folder, names in self._files.folders():
             if not f"{folder}/".startswith(aside):
                 inner = folder[len(self._top) :].lstrip("/")

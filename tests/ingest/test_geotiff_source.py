@@ -17,7 +17,6 @@ from rasterio.windows import Window
 from ingest.bandlist import channel_order, parse_bands
 from ingest.build import Options, Told, ingest
 from ingest.classes import Classes, read_classes
-from ingest.folders import without_suffix
 from ingest.geotiff import RasterError
 from ingest.keys import Keys, safe
 from ingest.raster import inspect, read_bands
@@ -367,7 +366,13 @@ def test_masks_lie_as_the_rasters_do_or_all_in_one_folder(tmp_path: Path) -> Non
     convert(GeoTiff(tmp_path / "images", BANDS, [("", tmp_path / "nested")], classes), tmp_path / "set")
     found = {key: int(sample.masks["mask"][0, 0]) for key, (_, sample) in everything(tmp_path / "set").items()}
     assert found == {"train_r0": 0, "train_r1": 1, "val_r0": 2, "val_r1": 3}
-    flat = [("", tmp_path / "nested" / "val")]
+    (tmp_path / "one").mkdir()
+    (tmp_path / "images").rename(tmp_path / "one" / "images")
+    (tmp_path / "nested").rename(tmp_path / "one" / "masks")
+    convert(GeoTiff(tmp_path / "one", BANDS, [("", tmp_path / "one" / "masks")], classes), tmp_path / "one-set")
+    assert contents(tmp_path / "one-set") == contents(tmp_path / "set")
+    (tmp_path / "one" / "images").rename(tmp_path / "images")
+    flat = [("", tmp_path / "one" / "masks" / "val")]
     convert(GeoTiff(tmp_path / "images", BANDS, flat, classes), tmp_path / "flat")
     found = {key: int(sample.masks["mask"][0, 0]) for key, (_, sample) in everything(tmp_path / "flat").items()}
     assert found == {"train_r0": 2, "train_r1": 3, "val_r0": 2, "val_r1": 3}
@@ -514,8 +519,7 @@ def test_keys_are_keys_and_differ(names: set[str], longest: int) -> None:
     keys = Keys(names, longest)
     found = [keys[name] for name in names]
     assert all(KEY.fullmatch(key) and len(key) <= longest for key in found)
-    # files that differ by their suffix alone have one name, and the plan tells of them
-    assert len(set(found)) == len({without_suffix(name) for name in names})
+    assert len(set(found)) == len(names)
 
 
 @given(st.text(max_size=200))
