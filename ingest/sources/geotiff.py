@@ -69,7 +69,7 @@ class Level(click.ParamType):
     "--masks",
     type=Level(),
     multiple=True,
-    help="Folder or tar of label maps that are called as the rasters; several levels as L1=DIR, L2=DIR.",
+    help="Folder or archive of label maps that are called as the rasters; several levels as L1=DIR, L2=DIR.",
 )
 @click.option(
     "--classes",
@@ -91,12 +91,12 @@ class Level(click.ParamType):
 def command(src: tuple[Path, ...], bands: str, **options: Any) -> "GeoTiff":
     """Convert folders of multi-band GeoTIFFs into the shard set DST.
 
-    SRC is a folder, searched with its subfolders, or a tar of one (.tar, .tar.gz, .tar.zst). Folders train, val and
+    SRC is a folder, searched with its subfolders, or an archive (.tar, .tar.gz, .tar.zst, .zip). Folders train, val and
     test at its top give the split; without them, or a split file, a tenth of the rasters goes to val and a tenth to
     test, by the seed.
     """
     if len(src) != 1:
-        raise click.UsageError("name one folder or tar, and DST")
+        raise click.UsageError("name one folder or archive, and DST")
     return GeoTiff(src[0], bands, **options)
 
 
@@ -192,7 +192,7 @@ class GeoTiff:
         longest = 99 - max(LONGEST_MEMBER, *(len(member_of(name)) for name in ("", *self._masks)))  # a ustar name
         keys = Keys(self._paths(), min(longest, 80) - (len(TILE) if self.patch else 0))
         if not keys.count:
-            raise BandstreamError(f"{self.src} holds no .tif: name the folder or tar of the rasters")
+            raise BandstreamError(f"{self.src} holds no .tif: name the folder or archive of the rasters")
         self._probe(keys.count, listening)
         yield from self._files.refused()
         if not self.patch:
