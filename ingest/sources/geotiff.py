@@ -42,6 +42,8 @@ PROBED = 64
 """Rasters that are looked at to know what most of them are."""
 LARGEST = 1 << 25
 """Bytes of the largest sample: workers hold a few dozen of them."""
+MOST_TILES = 1 << 22
+"""Tiles of one raster: a damaged header may speak of any number."""
 LONGEST_PATH = 340
 """Of a raster in the archive, as JSON."""
 JSON_BYTES = 1024
@@ -233,8 +235,10 @@ class GeoTiff:
             yield Entry(key, path, split, where=where)
             return
         rows, columns = size[0] // self.patch, size[1] // self.patch
-        if not rows * columns:
-            yield Rejected(path, "wrong-size", f"{size[1]} x {size[0]} pixels, less than a tile of {self.patch}")
+        if not 0 < rows * columns <= MOST_TILES:
+            told = f"less than a tile of {self.patch}" if not rows * columns else f"more than {MOST_TILES:,} tiles"
+            yield Rejected(path, "wrong-size", f"{size[1]} x {size[0]} pixels, {told}")
+            return
         for row in range(rows):
             for column in range(columns):
                 at = {"row": str(row * self.patch), "column": str(column * self.patch)}

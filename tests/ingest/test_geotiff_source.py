@@ -236,6 +236,19 @@ def test_tiles(tmp_path: Path) -> None:
     assert contents(tmp_path / "set") == contents(tmp_path / "tar") == contents(tmp_path / "two")
 
 
+def test_a_raster_that_claims_to_be_endless(tmp_path: Path) -> None:
+    make(tmp_path / "a", 2)
+    sparse = {"tiled": True, "blockxsize": 16384, "blockysize": 16384, "SPARSE_OK": True, "BIGTIFF": "YES"}
+    profile = {"driver": "GTiff", "count": 3, "height": 1 << 20, "width": 1 << 20, "dtype": "uint16", **sparse}
+    with rasterio.open(tmp_path / "a" / "endless.tif", "w", **profile, crs="EPSG:32633", transform=UTM):
+        pass
+    convert(GeoTiff(tmp_path / "a", BANDS, patch=16), tmp_path / "set")
+    found = rejections(tmp_path / "set")
+    assert found == {"endless.tif": ("wrong-size", "1048576 x 1048576 pixels, more than 4,194,304 tiles")}
+    convert(GeoTiff(tmp_path / "a", BANDS), tmp_path / "whole")
+    assert rejections(tmp_path / "whole")["endless.tif"][0] == "wrong-size"
+
+
 def test_tiles_of_a_raster_stay_together(tmp_path: Path) -> None:
     archive = make(tmp_path / "a", 40)
     manifest = convert(GeoTiff(archive, BANDS, patch=16), tmp_path / "set")
