@@ -19,7 +19,8 @@ def overview(folder: Path) -> Iterator[str]:
         f"{name} {split.samples:,} in {len(split.shards)} shards" for name, split in manifest.splits.items()
     )
     for member, array in manifest.arrays.items():
-        yield f"array {member}: {array.dtype} {' x '.join(map(str, array.shape))}, {' '.join(array.bands)}"
+        date = f" (date {array.time})" if len({each.time for each in manifest.arrays.values()}) > 1 else ""
+        yield f"array {member}: {array.dtype} {' x '.join(map(str, array.shape))}, {' '.join(array.bands)}{date}"
     light = manifest.reflectance
     yield f"reflectance = stored x {light.scale:g} + {light.offset:g}, level {light.level}"
     if manifest.statistics:
