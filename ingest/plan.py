@@ -177,7 +177,7 @@ def _entry_at(descriptor: int, offset: int) -> Entry:
 def _draw(hashes: np.ndarray, strata: np.ndarray) -> np.ndarray:
     """Split numbers, uint8 (n,): of each stratum's entries, by their hashes, a tenth val, a tenth test, the rest train.
 
-    Entries with one hash are one group; a tenth ends where a group does.
+    Entries with one hash are one group; a tenth ends where a group does, the nearest.
     """
     train, val, test = (SPLITS.index(split) for split in ("train", "val", "test"))
     result = np.full(len(hashes), train, np.uint8)
@@ -185,9 +185,12 @@ def _draw(hashes: np.ndarray, strata: np.ndarray) -> np.ndarray:
     for own in np.split(order, np.flatnonzero(np.diff(strata[order])) + 1):
         ends = []
         for end in (len(own) // HELD_OUT, 2 * (len(own) // HELD_OUT)):
-            while 0 < end < len(own) and hashes[own[end]] == hashes[own[end - 1]]:
-                end += 1
-            ends.append(end)
+            begin = stop = end
+            while 0 < begin and hashes[own[begin]] == hashes[own[begin - 1]]:
+                begin -= 1
+            while 0 < stop < len(own) and hashes[own[stop]] == hashes[own[stop - 1]]:
+                stop += 1
+            ends.append(begin if end - begin <= stop - end else stop)
         result[own[: ends[0]]] = val
         result[own[ends[0] : ends[1]]] = test
     return result

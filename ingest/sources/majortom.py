@@ -413,6 +413,8 @@ def _cut(grid: Grid, level: str, scratch: Path, work: tuple[Path, list[int]]) ->
     import pyarrow as pa
 
     path, rows = work
+    if not rows:
+        return scratch / "none", []
     status = path.stat()
     identity = f"{path.resolve()} {status.st_size} {status.st_mtime_ns} {grid} {rows}"
     records = scratch / f"cells-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"

@@ -16,6 +16,7 @@ from rasterio.transform import Affine
 from rasterio.warp import transform
 
 from ingest.build import Options, Told, ingest
+from ingest.plan import _draw
 from ingest.sources import majortom
 from ingest.sources.majortom import MajorTOM
 from shards.errors import BandstreamError
@@ -43,7 +44,7 @@ def pixels_of(cell: str, number: int, band: str, side: int = SIDE) -> np.ndarray
     step = STEP.get(band, 1)
     coarse = scene.reshape(SIDE // step, step, SIDE // step, step).mean((1, 3))[: side // step, : side // step]
     own = np.random.default_rng([CELLS.index(cell), number, *band.encode()])
-    gain = 1.0 if band in ("B08", "B8A") else own.uniform(0.3, 0.8)
+    gain = {"B08": 1.0, "B8A": 1.0, "B10": 0.01}.get(band, own.uniform(0.3, 0.8))
     return (coarse * gain + own.integers(0, 50, coarse.shape)).astype(np.uint16)
 
 
@@ -185,7 +186,22 @@ def test_cells_stay_in_one_split(archive: Path, tmp_path: Path) -> None:
         for split in manifest.splits
     }
     assert sum(map(len, cells.values())) == len(CELLS)
+    assert cells["train"]
     assert sum(split.samples for split in manifest.splits.values()) == 8 * 16
+
+
+def test_tenths_end_where_the_nearest_cell_does() -> None:
+    def drawn(sizes: list[int]) -> list[list[int]]:
+        hashes = np.repeat(np.arange(len(sizes), dtype=np.uint64), sizes)
+        splits = _draw(hashes, np.zeros(len(hashes), np.uint32))
+        assert all(len(set(splits[hashes == number])) == 1 for number in range(len(sizes)))
+        return [[number for number in range(len(sizes)) if splits[hashes == number][0] == split] for split in (1, 2)]
+
+    assert drawn([64]) == [[], []]
+    assert drawn([64] * 2) == [[], []]
+    assert drawn([64] * 10) == [[0], [1]]
+    assert drawn([64] * 40) == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert drawn([70, 58] * 5) == [[0], [1]]
 
 
 def test_two_dates_lie_evenly(archive: Path, tmp_path: Path) -> None:
@@ -322,5 +338,6 @@ def test_command(archive: Path, tmp_path: Path) -> None:
     assert Manifest.read(tmp_path / "set").source["options"] == {"patch": 72, "dates": 2, "max_nodata": 0.5}
     with pytest.raises(BandstreamError, match="--patch 240 is larger than the cells of 156 pixels"):
         convert(archive, tmp_path / "large", patch=240)
+    (tmp_path / "empty").mkdir()
     with pytest.raises(BandstreamError, match="holds no images"):
-        convert(tmp_path, tmp_path / "none")
+        convert(tmp_path / "empty", tmp_path / "none")
