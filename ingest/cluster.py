@@ -90,7 +90,8 @@ class Cluster:
             self._client.cancel(list(under_way), force=True)
 
     def begin(self, task: Task, shards: int, progress: Callable[[int], None]) -> None:
-        self._task = self._client.scatter(pickle.dumps(task), broadcast=True, hash=False)
+        # sent along with every shard: data that was scattered beforehand would be lost with the workers that hold it
+        self._task = pickle.dumps(task)
 
     def room(self, left: int) -> int:
         return self._width() - len(self._pending)
@@ -114,7 +115,7 @@ class Cluster:
         """Wait, but not for long, for one to end. Raises BandstreamError where the scheduler is gone."""
         from distributed import wait
 
-        with contextlib.suppress(TimeoutError):
+        with self._client.as_current(), contextlib.suppress(TimeoutError, CancelledError):
             wait(futures, timeout=0.5, return_when="FIRST_COMPLETED")
         if self._client.status not in ("running", "connecting"):
             raise BandstreamError(

@@ -1,4 +1,8 @@
-"""Band order held against physics: B8A (865 nm, 21 nm wide) lies inside B08 (833 nm, 106 nm wide) and must track it."""
+"""Band order held against physics, whatever names say.
+
+B8A (865 nm, 21 nm wide) lies inside B08 (833 nm, 106 nm wide) and must track it. B10 (1373 nm) lies where water vapour
+lets next to no light from the ground through, so that it is darker than B09 beside it, except under thick cirrus.
+"""
 
 import numpy as np
 
@@ -15,6 +19,9 @@ TRACKS, LAGS = 0.9, 0.1
 """A set is refused where another band correlates with B08 by at least TRACKS and B8A by at least LAGS less."""
 UNCLEAR = 0.5
 """Below this correlation of B08 and B8A, with no better candidate, a warning."""
+
+DARK = 0.02
+"""Reflectance that B10's median may reach in any case."""
 
 
 def correlations(planes: dict[str, np.ndarray]) -> dict[str, float]:
@@ -44,16 +51,29 @@ def judge(found: dict[str, float], what: str) -> list[str]:
     return []
 
 
+def judge_cirrus(medians: dict[str, float], scale: float, what: str) -> None:
+    """Hold B10 against B09 by their medians, stored numbers. Raises BandstreamError where the order cannot be right."""
+    if {"B09", "B10"} <= medians.keys() and medians["B10"] > max(medians["B09"], DARK / scale):
+        raise BandstreamError(
+            f"{what}: the band order cannot be right: the median of B10, which sees hardly any ground, is "
+            f"{medians['B10'] * scale:.3f}, that of B09 {medians['B09'] * scale:.3f}: check the order of the "
+            "archive's bands (EuroSAT stores B8A last)"
+        )
+
+
 def check(source: Source, plan: Plan) -> list[str]:
-    """Read a few samples, the first of the plan, and judge their bands; warnings."""
+    """Read a few samples, the first of the plan, and judge their bands; warnings. Of several dates, the first."""
     schema = source.schema
-    if not {"B08", "B8A"} <= {band.name for band in schema.bands}:
+    names = {band.name for band in schema.bands}
+    if not ({"B08", "B8A"} <= names or {"B09", "B10"} <= names):
         return []
     layout = layout_of(schema)
     slot = layout.template.copy()
     views = {member.name: layout.view(slot, member.name) for member in layout.members}
-    grid = next(array.size for array in schema.arrays.values() if "B8A" in array.bands)
+    arrays = {member: array for member, array in schema.arrays.items() if array.time == 0}
+    grid = next((array.size for array in arrays.values() if "B8A" in array.bands), schema.finest)
     planes: dict[str, list[np.ndarray]] = {}
+    medians: dict[str, list[float]] = {}
     entries = (entry for shard in plan for entry in shard.entries)
     for entry, _ in zip(entries, range(LOOKED_AT), strict=False):
         if len(planes.get("B8A", ())) * grid[0] * grid[1] >= PIXELS:
@@ -62,14 +82,17 @@ def check(source: Source, plan: Plan) -> list[str]:
             source.read(entry, views)
         except Rejected:
             continue
-        for member, array in schema.arrays.items():
+        for member, array in arrays.items():
             bands, size = array.bands, array.size
+            for band, plane in zip(bands, views[member], strict=True):
+                medians.setdefault(band, []).append(float(np.median(plane)))
             if size[0] % grid[0] or size[1] % grid[1]:
                 continue
             pixels = views[member].astype(np.float64)
             fine = pixels.reshape(len(bands), grid[0], size[0] // grid[0], grid[1], size[1] // grid[1]).mean((2, 4))
             for band, plane in zip(bands, fine, strict=True):
                 planes.setdefault(band, []).append(plane)
+    judge_cirrus({band: float(np.median(own)) for band, own in medians.items()}, schema.reflectance.scale, source.name)
     if "B08" not in planes or "B8A" not in planes:
         return []
     return judge(correlations({band: np.stack(stack) for band, stack in planes.items()}), source.name)
