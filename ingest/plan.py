@@ -186,7 +186,7 @@ def _draw(hashes: np.ndarray, strata: np.ndarray) -> np.ndarray:
         ends = []
         for end in (len(own) // HELD_OUT, 2 * (len(own) // HELD_OUT)):
             begin = stop = end
-            while 0 < begin and hashes[own[begin]] == hashes[own[begin - 1]]:
+            while begin > 0 and hashes[own[begin]] == hashes[own[begin - 1]]:
                 begin -= 1
             while 0 < stop < len(own) and hashes[own[stop]] == hashes[own[stop - 1]]:
                 stop += 1
