@@ -1,6 +1,6 @@
-"""GeoTIFFs that are values of a Parquet file's columns, a row a place, a column a band."""
+"""Major TOM's Parquet files: a row a grid cell and product, whose bands are GeoTIFFs, a column a band."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,32 @@ import numpy as np
 from ingest.geotiff import RasterError, Reader
 from ingest.source import Array, Rejected
 from ingest.tiff import Header
+from shards.errors import BandstreamError
 
+METADATA = "metadata.parquet"
 NAMES = ("grid_cell", "product_id")
 LARGEST = 1 << 26
 """A GeoTIFF of more bytes is none of a cell's band."""
+
+
+def files_of(inputs: Iterable[Path]) -> tuple[list[Path], Path | None]:
+    """The Parquet files with images, and the one with metadata, None where there is none."""
+    images: list[Path] = []
+    metadata: list[Path] = []
+    for path in inputs:
+        if not path.exists():
+            raise BandstreamError(f"{path} does not exist: name the folder with images/*.parquet")
+        if path.is_dir():
+            inside = sorted(path.glob("*.parquet")) + sorted(path.glob("images/*.parquet"))
+        else:
+            inside = [path]
+        metadata += [file for file in inside if file.name == METADATA]
+        images += [file for file in inside if file.name != METADATA]
+    if not images:
+        raise BandstreamError(f"{' '.join(map(str, inputs))} holds no images/*.parquet of Major TOM")
+    if len(metadata) > 1:
+        raise BandstreamError(f"{metadata[0]} and {metadata[1]}: name one {METADATA}")
+    return images, metadata[0] if metadata else None
 
 
 def parquet(path: Path) -> Any:
@@ -21,6 +43,44 @@ def parquet(path: Path) -> Any:
     import pyarrow.parquet as pq
 
     return pq.ParquetFile(path)
+
+
+def with_clouds(rows: Any, metadata: Path) -> Any:
+    """The table of rows with a column `cloud`, null where the metadata tells none."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(metadata, columns=["grid_cell", "product_id", "cloud_cover"])
+        table = pa.table(
+            {
+                "cell": table["grid_cell"].cast(pa.string()),
+                "product": table["product_id"].cast(pa.string()),
+                "cloud": table["cloud_cover"].cast(pa.float64()),
+            }
+        )
+    except (OSError, pa.ArrowException, KeyError) as error:
+        raise BandstreamError(f"{metadata} cannot be read as Major TOM's metadata ({short(error)})") from None
+    table = table.group_by(["cell", "product"]).aggregate([("cloud", "max")])
+    table = table.select(["cell", "product", "cloud_max"]).rename_columns(["cell", "product", "cloud"])
+    return rows.join(table, ["cell", "product"], join_type="left outer")
+
+
+def grouped(rows: Any) -> Iterator[tuple[str, list[tuple[str, int, int, float | None]]]]:
+    """(cell, [(product, file, row, cloud cover)]) of a sorted table."""
+    current = None
+    found: list[tuple[str, int, int, float | None]] = []
+    for batch in rows.to_batches(8192):
+        clouds = batch["cloud"].to_pylist() if "cloud" in rows.column_names else [None] * len(batch)
+        columns = [batch[name].to_pylist() for name in ("cell", "product", "file", "row")]
+        for cell, product, file, row, cloud in zip(*columns, clouds, strict=True):
+            if cell != current:
+                if found:
+                    yield current or "", found
+                current, found = cell, []
+            found.append((product, file, row, cloud))
+    if found:
+        yield current or "", found
 
 
 def rows_of(file: Any, bands: Sequence[str], rows: Sequence[int]) -> Iterator[tuple[dict[str, str], dict[str, bytes]]]:

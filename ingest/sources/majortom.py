@@ -21,7 +21,7 @@ import json
 import re
 import shutil
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,18 @@ from ingest.cells import Grid
 from ingest.commands import source_command
 from ingest.dates import arrays_of, in_order, member, taken
 from ingest.geotiff import RasterError, Reader
-from ingest.parquet import box_of, decode, parquet, rows_of, short, side_of
+from ingest.parquet import (
+    METADATA,
+    box_of,
+    decode,
+    files_of,
+    grouped,
+    parquet,
+    rows_of,
+    short,
+    side_of,
+    with_clouds,
+)
 from ingest.product import baseline_of, date_of, offset_of, tile_of
 from ingest.source import Array, Entry, Facts, Listening, Rejected, Schema
 from ingest.tiff import Header
@@ -48,7 +59,6 @@ COARSE = {"L1C": ("B01", "B09", "B10"), "L2A": ("B01", "B09")}
 STEPS = {"10m.npy": 1, "20m.npy": 2, "60m.npy": 6}
 Place = tuple[int, int]
 """Number of a Parquet file, and of a row in it."""
-METADATA = "metadata.parquet"
 CELL = re.compile(r"\d{1,4}[UD]_\d{1,4}[LR]")
 PRODUCT = re.compile(r"[A-Za-z0-9_.]{1,80}")
 LEVEL_NAMES = {"L1C": "_MSIL1C_", "L2A": "_MSIL2A_"}
@@ -147,7 +157,7 @@ class MajorTOM:
         return {"kind": "majortom", "level": self.level, "dates": self.dates, "patch": self.patch or "whole cells"}
 
     def listing(self, listening: Listening) -> Iterator[Entry | Rejected]:
-        self._paths, metadata = _files(self.inputs)
+        self._paths, metadata = files_of(self.inputs)
         if self.max_cloud is not None and metadata is None:
             raise BandstreamError(f"--max-cloud needs the cloud cover of {METADATA}: put it beside images")
         rejected: list[Rejected] = []
@@ -195,9 +205,9 @@ class MajorTOM:
     def _samples(self, rows: Any, metadata: Path | None) -> Iterator[tuple[str, list[str], list[Place]] | Rejected]:
         """(cell, products, (file, row) of each) of each sample, in the order of their names."""
         if self.max_cloud is not None and metadata is not None:
-            rows = _with_clouds(rows, metadata)
+            rows = with_clouds(rows, metadata)
         rows = rows.sort_by([("cell", "ascending"), ("product", "ascending"), ("file", "ascending")])
-        for cell, found in _grouped(rows):
+        for cell, found in grouped(rows):
             dated: list[tuple[str, tuple[str, Place]]] = []
             for product, file, row, cloud in found:
                 told = f"{self._paths[file].name}/{cell}/{product}"[:400]
@@ -320,64 +330,6 @@ def _lines(path: Path) -> Iterator[tuple[str, list[str], list[Place]]]:
         for line in file:
             cell, products, places = json.loads(line)
             yield cell, products, [(file_, row) for file_, row in places]
-
-
-def _files(inputs: Iterable[Path]) -> tuple[list[Path], Path | None]:
-    """The Parquet files with images, and the one with metadata, None where there is none."""
-    images: list[Path] = []
-    metadata: list[Path] = []
-    for path in inputs:
-        if not path.exists():
-            raise BandstreamError(f"{path} does not exist: name the folder with images/*.parquet")
-        if path.is_dir():
-            inside = sorted(path.glob("*.parquet")) + sorted(path.glob("images/*.parquet"))
-        else:
-            inside = [path]
-        metadata += [file for file in inside if file.name == METADATA]
-        images += [file for file in inside if file.name != METADATA]
-    if not images:
-        raise BandstreamError(f"{' '.join(map(str, inputs))} holds no images/*.parquet of Major TOM")
-    if len(metadata) > 1:
-        raise BandstreamError(f"{metadata[0]} and {metadata[1]}: name one {METADATA}")
-    return images, metadata[0] if metadata else None
-
-
-def _with_clouds(rows: Any, metadata: Path) -> Any:
-    """The table of rows with a column `cloud`, null where the metadata tells none."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        table = pq.read_table(metadata, columns=["grid_cell", "product_id", "cloud_cover"])
-        table = pa.table(
-            {
-                "cell": table["grid_cell"].cast(pa.string()),
-                "product": table["product_id"].cast(pa.string()),
-                "cloud": table["cloud_cover"].cast(pa.float64()),
-            }
-        )
-    except (OSError, pa.ArrowException, KeyError) as error:
-        raise BandstreamError(f"{metadata} cannot be read as Major TOM's metadata ({short(error)})") from None
-    table = table.group_by(["cell", "product"]).aggregate([("cloud", "max")])
-    table = table.select(["cell", "product", "cloud_max"]).rename_columns(["cell", "product", "cloud"])
-    return rows.join(table, ["cell", "product"], join_type="left outer")
-
-
-def _grouped(rows: Any) -> Iterator[tuple[str, list[tuple[str, int, int, float | None]]]]:
-    """(cell, [(product, file, row, cloud cover)]) of a sorted table."""
-    current = None
-    found: list[tuple[str, int, int, float | None]] = []
-    for batch in rows.to_batches(8192):
-        clouds = batch["cloud"].to_pylist() if "cloud" in rows.column_names else [None] * len(batch)
-        columns = [batch[name].to_pylist() for name in ("cell", "product", "file", "row")]
-        for cell, product, file, row, cloud in zip(*columns, clouds, strict=True):
-            if cell != current:
-                if found:
-                    yield current or "", found
-                current, found = cell, []
-            found.append((product, file, row, cloud))
-    if found:
-        yield current or "", found
 
 
 def _look(path: Path) -> Any:

@@ -14,6 +14,8 @@ It cut each date out of its own product, so dates may lie a few pixels apart: a 
 Radiometry: Earth Engine's names tell no processing baseline. Where a date's `metadata.json` (its Earth Engine
 properties) names the product, that tells it. Without it, products sensed before baseline 04.00 began (25 January 2022,
 as all of the published dataset) carry no offset, and of later ones it cannot be known: they are rejected.
+
+Version 1.1 is another format of files: `ingest.ssl4eo_zarr`.
 """
 
 import json
@@ -32,6 +34,7 @@ from ingest.files import Files, Folder, open_files
 from ingest.geotiff import RasterError, Reader, read_rasterio
 from ingest.product import baseline_of, date_of, offset_of, tile_of
 from ingest.source import Array, Entry, Facts, Listening, Rejected, Schema
+from ingest.ssl4eo_zarr import SSL4EOZarr, find
 from ingest.tiff import Header
 from ingest.utm import lon_lat
 from shards.bands import SENTINEL2
@@ -61,13 +64,16 @@ LARGEST = 1 << 22
     show_default=True,
     help="Dates a sample; places with fewer are rejected, of more those are taken that lie evenly.",
 )
-def command(src: tuple[Path, ...], level: str | None, dates: int) -> "SSL4EO":
-    """Convert SSL4EO-S12 (version 1.0, Sentinel-2) into the shard set DST, all seasons of a place in one sample.
+def command(src: tuple[Path, ...], level: str | None, dates: int) -> "SSL4EO | SSL4EOZarr":
+    """Convert SSL4EO-S12 (Sentinel-2) into the shard set DST, all seasons of a place in one sample.
 
-    SRC is the folder that holds s2c or s2a, one of these itself, or the archive as it was downloaded (.tar, .tar.gz,
-    .tar.zst). A tenth of the places goes to val and a tenth to test, by the seed, unless a split file says otherwise.
+    Version 1.0: SRC is the folder that holds s2c or s2a, one of these itself, or the archive as it was downloaded
+    (.tar, .tar.gz, .tar.zst). A tenth of the places goes to val and a tenth to test, by the seed, unless a split file
+    says otherwise. Version 1.1: SRC is the folder that holds train and val, one of these, or one or more files of
+    S2L1C or S2L2A; its splits are kept.
     """
-    return SSL4EO(src, level or "", dates)
+    found, files = find(src, level or "")
+    return SSL4EOZarr(files, found, dates) if files else SSL4EO(src, level or "", dates)
 
 
 class SSL4EO:
