@@ -42,7 +42,7 @@ def parquet(path: Path) -> Any:
     """The file as a `pyarrow.parquet.ParquetFile`, which is a context manager. Raises OSError, pa.ArrowException."""
     import pyarrow.parquet as pq
 
-    return pq.ParquetFile(path)
+    return pq.ParquetFile(path, page_checksum_verification=True)
 
 
 def with_clouds(rows: Any, metadata: Path) -> Any:

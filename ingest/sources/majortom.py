@@ -32,7 +32,7 @@ import numpy as np
 from ingest.cells import Grid
 from ingest.commands import source_command
 from ingest.dates import arrays_of, in_order, member, taken
-from ingest.geotiff import RasterError, Reader
+from ingest.geotiff import Reader
 from ingest.parquet import (
     METADATA,
     box_of,
@@ -353,7 +353,9 @@ def _look(path: Path) -> Any:
             if side % 6:
                 return Rejected(path.name, "another-kind", f"cells of {side} pixels, no multiple of 6")
             cells, products = (table[name].cast(pa.string()).fill_null("") for name in ("grid_cell", "product_id"))
-    except (OSError, pa.ArrowException, ValueError, RasterError) as error:
+    except (OSError, pa.ArrowException, ValueError) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise
         return Rejected(path.name, "unreadable", f"not as Parquet ({short(error)})")
     numbers = pa.array(np.arange(len(table), dtype=np.int32))
     return pa.table({"cell": cells, "product": products, "row": numbers}), level, side
@@ -384,7 +386,9 @@ def _cut(grid: Grid, level: str, scratch: Path, work: tuple[Path, list[int]]) ->
                 header = decode(reader, tiffs, planes, grid.arrays, name)
             except Rejected as rejection:
                 damaged.append((row, list(rejection.args)))
-            except (pa.ArrowException, ValueError) as error:
+            except (OSError, pa.ArrowException, ValueError) as error:
+                if isinstance(error, OSError) and error.errno:  # the file system's; Arrow's about damage have no number
+                    raise
                 damaged.append((row, [name, "unreadable", f"{path.name} cannot be read ({short(error)})"]))
             else:
                 grid.write(out, number, {"epsg": header.epsg, "transform": header.transform}, planes)
