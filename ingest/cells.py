@@ -7,7 +7,7 @@ order; all cells take the same number of bytes, so that a record is found by ari
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -55,11 +55,10 @@ class Grid:
     def cell_bytes(self) -> int:
         return HEAD + self.across**2 * self.patch_bytes
 
-    def corners(self) -> Iterator[tuple[int, int]]:
-        """(top, left) of each patch in the cell, in pixels of the finest array."""
-        for row in range(self.across):
-            for column in range(self.across):
-                yield self.margin + row * self.patch, self.margin + column * self.patch
+    def corner(self, number: int) -> tuple[int, int]:
+        """(top, left) of patch `number` in the cell, in pixels of the finest array."""
+        row, column = divmod(number, self.across)
+        return self.margin + row * self.patch, self.margin + column * self.patch
 
     def empty(self) -> dict[str, np.ndarray]:
         """The planes of a whole cell, to be filled: member → (bands, H, W)."""
@@ -77,7 +76,7 @@ class Grid:
         file.seek(number * self.cell_bytes)
         file.write(text.ljust(HEAD))
         steps = self.steps
-        for top, left in self.corners():
+        for top, left in map(self.corner, range(self.across**2)):
             for name, array in self.arrays.items():
                 y, x, (height, width) = top // steps[name], left // steps[name], array.size
                 file.write(planes[name][:, y : y + height, x : x + width].tobytes())

@@ -301,7 +301,7 @@ class MajorTOM:
             for planes in (views[member(name, time)] for name in grid.arrays):
                 if offset:
                     np.subtract(np.maximum(planes, offset, out=planes), offset, out=planes)
-        top, left = list(grid.corners())[number]
+        top, left = grid.corner(number)
         return _facts(entry, products, removed, headers[0], top, left, grid.patch)
 
     def _bands(self, file: int, row: int, told: str) -> dict[str, bytes]:
