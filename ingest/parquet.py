@@ -143,6 +143,8 @@ def decode(
                 header = _take(reader, data, plane)
             except RasterError as error:
                 raise Rejected(f"{told}/{band}", error.reason, error.detail) from None
+            if header.transform is not None and not np.isfinite(header.transform).all():
+                raise Rejected(f"{told}/{band}", "misplaced", f"a transform of {header.transform}")
             own = box_of(header, plane.shape)
             first, box = first or header, box if first else own
             if header.epsg != first.epsg or own != box:

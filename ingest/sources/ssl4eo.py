@@ -311,6 +311,11 @@ def _place(rasters: Sequence[tuple[str, Header, tuple[int, int]]], told: str) ->
         if any(header.transform is not None for _, header, _ in rasters):
             raise Rejected(told, "misplaced", "some of its bands have a place and some have none")
         return 0, 0.0, 0.0, 1.0, -1.0
+    for band, header, _ in rasters:
+        if header.transform is not None and not (
+            np.isfinite(header.transform).all() and header.transform[0] * header.transform[4]
+        ):
+            raise Rejected(told, "misplaced", f"{band} has a transform of {header.transform}")
     tolerance = 0.05 * abs(first.transform[0])
     for shift in (0.0, 0.5):  # corners agree, or the centres of the first pixels
         boxes = [_box(header, size, shift) for _, header, size in rasters]

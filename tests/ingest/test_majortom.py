@@ -24,6 +24,7 @@ from shards.manifest import Manifest
 from shards.shardset import ShardSet
 from shards.verify import verify
 from tests.ingest.archives import contents
+from tests.ingest.tiff import tiff
 
 CHECKER = Path(__file__).parents[3] / "shared" / "checks" / "check_shards.py"
 SIDE = 156  # of a cell at 10 m: 26 pixels of 60 m, so that two patches of 72 leave a margin of one on each side
@@ -267,6 +268,8 @@ def test_what_is_rejected(archive: Path, tmp_path: Path, patch: int) -> None:
     rows[3]["B12"] = tif(pixels_of(CELLS[3], 0, "B12"), 2, 434635.0219440222)  # of another cell's place
     rows[4]["B03"] = b"no TIFF at all"
     rows[5]["B03"] = tif(pixels_of(CELLS[1], 1, "B03", 144), 1, 444635.0219440222)
+    for band in L2A:
+        rows[9][band] = tiff(pixels_of(CELLS[1], 2, band), place=(0, 10, float("inf"), 0))
     rows[6]["grid_cell"] = "somewhere"
     rows[7]["product_id"] = "S2B_MSIL2A_20230715T181919_R127_T12TVK_20231115T211527"
     rows[8]["product_id"] = product(2, "L1C")
@@ -288,11 +291,12 @@ def test_what_is_rejected(archive: Path, tmp_path: Path, patch: int) -> None:
         f"{name}/somewhere/{product(1)}": "bad-name",
         f"{name}/{CELLS[3]}/{rows[7]['product_id']}": "unknown-offset",
         f"{name}/{CELLS[0]}/{product(2, 'L1C')}": "bad-name",
+        f"{CELLS[1]}/{product(2)}/B02": "misplaced",
         "part_2.parquet": "unreadable",
         "part_3.parquet": "another-kind",
         "part_4.parquet": "another-kind",
     }
-    assert len(samples(tmp_path / "set")) == 3 * (4 if patch else 1)
+    assert len(samples(tmp_path / "set")) == 2 * (4 if patch else 1)
 
 
 def test_dates_of_other_places(tmp_path: Path) -> None:

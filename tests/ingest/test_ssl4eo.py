@@ -25,6 +25,7 @@ from shards.manifest import Manifest
 from shards.shardset import ShardSet
 from shards.verify import verify
 from tests.ingest.archives import contents
+from tests.ingest.tiff import tiff
 
 CHECKER = Path(__file__).parents[3] / "shared" / "checks" / "check_shards.py"
 S2C = ["B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B9", "B10", "B11", "B12"]
@@ -266,6 +267,12 @@ def test_what_is_rejected(archive: Path, tmp_path: Path) -> None:
     late = places[7] / date_name(SEASONS[3])
     late.rename(late.with_name(date_name("20220301T162931")))
     (places[8] / "not-a-date").mkdir()
+    write_place(root / "s2c", 10)
+    nowhere = root / "s2c" / "0000010" / date_name(SEASONS[0])
+    for band in S2C:
+        side = SIDES.get(band, 132)
+        pixels = np.zeros((side, side), np.uint16)
+        (nowhere / f"{band}.tif").write_bytes(tiff(pixels, place=(32633, 10, float("inf"), 0)))
     manifest = convert(root, tmp_path / "set")
     assert rejections(tmp_path / "set") == {
         "0000000": "too-few-dates",
@@ -277,6 +284,7 @@ def test_what_is_rejected(archive: Path, tmp_path: Path) -> None:
         f"0000006/{date_name(SEASONS[0])}/B2.tif": "wrong-size",
         f"0000007/{date_name('20220301T162931')}": "unknown-offset",
         "0000008": "bad-name",
+        f"0000010/{date_name(SEASONS[0])}": "misplaced",
     }
     assert sum(split.samples for split in manifest.splits.values()) == 1
 
