@@ -26,8 +26,8 @@ from ingest.commands import source_command
 from ingest.files import Files, open_files
 from ingest.folders import SPLITS, joined, printable, stem, top_of
 from ingest.geotiff import RasterError
-from ingest.names import Keys
 from ingest.masks import UNNAMED, Masks, is_tiff, member_of
+from ingest.names import Keys
 from ingest.nodata import Nodata, representable
 from ingest.product import baseline_of, date_of, offset_of
 from ingest.raster import Raster, inspect, read_bands
