@@ -23,10 +23,13 @@ from pathlib import Path
 from typing import Any
 
 from bench.ingest import pack
+from tests import storage
 from tests.ingest import cluster
 
 REPOSITORY = Path(__file__).parents[2]
 PATCHES, SHARD_SAMPLES, SEED = 1500, 64, 0
+SENT_PATCHES, SENT_SHARD_SAMPLES = 160, 16
+"""Of the set that is uploaded."""
 KILLS = {"ingest": 50, "ingest of a .tar.zst": 20, "worker": 50, "Dask worker": 30, "ingest on Dask": 10, "upload": 40}
 IN_A_ROW = 2
 """So many kills of a whole ingest come before a run is let to its end."""
@@ -122,6 +125,12 @@ class Bench:
         raise AssertionError(f"nothing could be killed in {TRIES} runs")
 
 
+def synth(archive: Path, patches: int) -> None:
+    """Make up an archive."""
+    command = ["synth", archive, "--patches", patches, "--seed", SEED]
+    subprocess.run([sys.executable, "-m", "cli", *map(str, command)], cwd=REPOSITORY, check=True, capture_output=True)
+
+
 def digests(folder: Path) -> dict[str, str]:
     """SHA-256 of every file of a folder, hidden ones too."""
     return {
@@ -193,10 +202,42 @@ def _on_dask(bench: Bench, count: int, moments: list[str]) -> None:
             bench.compare(f"an ingest on Dask killed with {moments[-1]}")
 
 
+def _upload(bench: Bench, count: int, moments: list[str]) -> None:
+    archive, staging, local = (bench.folder / name for name in ("small", "staging", "local"))
+    synth(archive, SENT_PATCHES)
+    options = "--shard-samples", SENT_SHARD_SAMPLES, "--workers", 1
+    command = ["ingest", "bigearthnet", archive, local, *options]
+    bench.undisturbed([sys.executable, "-m", "cli", *map(str, command)])
+    expected = digests(local)
+    size = sum(path.stat().st_size for path in local.iterdir())
+    with storage.served(bench.folder / "s3") as server, storage.proxied(server) as proxy:
+        proxy.rate = 2 * size
+        for number in range(TRIES * count):
+            if len(moments) == count:
+                break
+            place = f"set-{number // IN_A_ROW}"
+            url = f"s3://{storage.BUCKET}/{place}"
+            goal = proxy.sent + bench.draw.uniform(0, 0.9 / IN_A_ROW) * size
+            process = storage.begin_upload(archive, url, proxy, staging, *options)
+            while proxy.sent < goal and process.poll() is None:
+                time.sleep(0.002)
+            process.kill()
+            process.communicate()
+            if process.returncode == -signal.SIGKILL:
+                there = server.names(place)
+                moments.append("committed" if "dataset.json" in there else f"{len(there)} objects there")
+            if number % IN_A_ROW == IN_A_ROW - 1 or len(moments) == count:
+                process = storage.begin_upload(archive, url, server, staging, *options)
+                _, said = process.communicate()
+                assert process.returncode == 0, said
+                assert server.digests(place) == expected, f"killed with {moments[-1]}: the set at the URL differs"
+
+
 KINDS: dict[str, Callable[[Bench, int, list[str]], None]] = {
     "ingest": _whole(lambda bench: bench.archive),
     "ingest of a .tar.zst": _whole(lambda bench: bench.packed),
     "worker": _worker,
     "Dask worker": _dask_worker,
     "ingest on Dask": _on_dask,
+    "upload": _upload,
 }
