@@ -200,12 +200,13 @@ def lines(told: dict[str, Any]) -> Iterator[str]:
         samples = (told["columns"][BASELINE] or {}).get(baseline, 0)
         yield f"  baseline {baseline or 'unknown'}: {samples:,} samples, offset removed {offset}"
     if "mean" in told["bands"][0]:
-        heads = "".join(f"{head:>8}" for head in ("min", "p02", "p98", "max", "nodata"))
+        heads = "".join(f"{head:>8}" for head in ("min", "p02", "p98", "max", "nodata", "satur."))
         yield f"{'band':<6}{'nm':>6}{'m':>5}{'mean':>10}{'std':>10}{heads}"
         for band in told["bands"]:
             yield (
                 f"{band['name']:<6}{band['wavelength_nm']:>6}{band['gsd_m']:>5}{band['mean']:>10.1f}{band['std']:>10.1f}"
-                f"{band['min']:>8.0f}{band['p02']:>8.0f}{band['p98']:>8.0f}{band['max']:>8.0f}{band['nodata']:>8.2%}"
+                f"{band['min']:>8.0f}{band['p02']:>8.0f}{band['p98']:>8.0f}{band['max']:>8.0f}"
+                f"{band['nodata']:>8.2%}{band['saturated']:>8.2%}"
             )
     for name, label in told["labels"].items():
         classes = label["classes"]

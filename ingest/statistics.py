@@ -13,6 +13,8 @@ import numpy as np
 from shards.manifest import BandStatistics
 
 VALUES = 1 << 16
+SATURATED = {"uint8": (255,), "uint16": (65535, 65535 - 1000), "int16": (32767,), "float32": ()}
+"""Stored numbers of saturated pixels: in Sentinel-2 products 65535, or that less the offset that was removed."""
 
 
 class Tally:
@@ -95,6 +97,7 @@ class Tally:
             p98=percentile(98),
             count=total,
             nodata=missing_ / total,
+            saturated=sum(int(counts[_bin(value, dtype)]) for value in SATURATED[dtype]) / total,
         )
 
 
@@ -106,6 +109,11 @@ def _bins(planes: np.ndarray) -> np.ndarray:
         bits = (np.ascontiguousarray(planes) + np.float32(0)).view(np.uint32).reshape(-1) >> np.uint32(16)  # no -0
         return np.where(bits & 0x8000, 0xFFFF - bits, bits + 0x8000)
     return planes.reshape(-1)
+
+
+def _bin(value: int, dtype: str) -> int:
+    """The bin of a whole number."""
+    return int(_bins(np.array([value], dtype))[0])
 
 
 def _value(bin_: int, dtype: str) -> float:

@@ -75,7 +75,7 @@ class MaskSpec(Part):
 
 
 class BandStatistics(Part):
-    """Of the train split, over every stored pixel, in stored numbers; `nodata` is the share of nodata among them."""
+    """Of the train split, over every stored pixel, in stored numbers; `nodata` and `saturated` are shares of them."""
 
     mean: float
     std: float
@@ -85,6 +85,7 @@ class BandStatistics(Part):
     p98: float
     count: Count
     nodata: float = 0.0
+    saturated: float = 0.0
 
 
 class ShardSpec(Part):

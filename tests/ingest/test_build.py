@@ -260,6 +260,7 @@ def test_statistics_are_exact(archive: Path, tmp_path: Path) -> None:
             for share, value in ((2, found.p02), (98, found.p98)):
                 assert value == np.percentile(pixels, share, method="inverted_cdf")
             assert found.nodata == (pixels == 0).mean()
+            assert found.saturated == 0
 
 
 def test_statistics_of_the_largest_numbers_do_not_overflow() -> None:
@@ -269,6 +270,16 @@ def test_statistics_of_the_largest_numbers_do_not_overflow() -> None:
     other.merge(tally.pack())
     found = other.summary(0)
     assert (found.mean, found.std, found.nodata, found.count) == (32767.5, 32767.5, 0.5, 10 << 40)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "saturated"), [("uint8", [255]), ("uint16", [65535, 64535]), ("int16", [32767]), ("float32", [])]
+)
+def test_saturated_pixels_are_counted(dtype: str, saturated: list[int]) -> None:
+    tally = statistics.Tally((dtype,), None)
+    pixels = np.array([*saturated, 1, 2, 3, 100, 101, 102, 103, 104], dtype)
+    tally.add(0, pixels)
+    assert tally.summary(0).saturated == len(saturated) / len(pixels)
 
 
 def test_plan_scatters_neighbours_and_covers_all(tmp_path: Path) -> None:
