@@ -9,8 +9,10 @@ import click
 COMMANDS = {
     "synth": ("ingest.synthetic.command:synth", "Make up a Sentinel-2 archive in BigEarthNet v2's layout."),
     "ingest": ("ingest.commands:ingest", "Convert an archive into a shard set."),
+    "plan": ("ingest.commands:plan", "What an ingest will take: shards, bytes, hours."),
     "verify": ("ingest.commands:verify", "Check every byte of a shard set against its manifest."),
     "info": ("ingest.commands:info", "What is in a shard set."),
+    "audit": ("ingest.commands:audit", "Find duplicates, and leakage between splits."),
     "preview": ("evaluation.commands:preview", "Draw a contact sheet of patches."),
     "train": ("train:main", "Pretrain an encoder on a shard set without labels."),
     "finetune": ("finetune:main", "Fine-tune for classification or segmentation with few labels."),

@@ -249,6 +249,50 @@ def open_files(path: Path, listening: Listening, wanted: Callable[[str], bool] =
     return files
 
 
+def in_order(path: Path, listening: Listening) -> tuple[Path, Iterator["_Header"]]:
+    """The files of a tar in the order in which they stand in it, those that it holds twice twice, and where they lie:
+    in the tar itself, or in what a compressed one was unpacked to on scratch. What is refused has a `detail`.
+
+    Raises BandstreamError where it is damaged or cut off, or does not fit on scratch.
+    """
+    found = TAR.search(path.name)
+    if not found:
+        raise BandstreamError(f"{path} is no .tar, .tar.gz or .tar.zst")
+    plain = path.resolve()
+    if found[1].lower() != "tar":
+        status = path.stat()
+        identity = f"{plain} {status.st_size} {status.st_mtime_ns}"
+        plain = listening.scratch / f"tar-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.tar"
+        if not plain.exists():
+            _unpack(path, plain)
+    return plain, _checked_headers(plain, path)
+
+
+def _unpack(path: Path, plain: Path) -> None:
+    """Write what a compressed tar holds, as one tar, atomically."""
+    temporary = plain.with_suffix(".tmp")
+    try:
+        with path.open("rb") as raw, temporary.open("wb") as out:
+            for piece in _gunzipped(raw, path) if path.name.lower().endswith("gz") else _unzstd(raw, path):
+                out.write(piece)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise BandstreamError(f"{path} cannot be unpacked to {plain}: {_reason(error)}") from None
+        raise
+    temporary.replace(plain)
+
+
+def _checked_headers(plain: Path, path: Path) -> Iterator["_Header"]:
+    with plain.open("rb") as opened:
+        size = os.fstat(opened.fileno()).st_size
+        for header in _headers(_Seekable(opened), path):
+            if header.at + header.size > size:
+                raise BandstreamError(f"{path} ends in the middle of {header.name}: download it again")
+            if not header.name.endswith("/"):
+                yield header
+
+
 def _reason(error: Exception) -> str:
     text = getattr(error, "strerror", None) or str(error)
     full = "space" in text or "full" in text

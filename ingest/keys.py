@@ -1,74 +1,61 @@
-"""Keys from the names of files, which may hold anything: always the same, always allowed, never the same for two.
-
-A key is the file's name without its suffix; where several files of the archive would have the same, it is their path;
-where that is the same too, a hash of the path is added. Letters lose their accents, whatever else a key cannot hold
-becomes `_`.
-"""
+"""Keys of samples whose archive names them as it likes: made out of the characters a key may have, and unique."""
 
 import hashlib
+import json
 import re
-import unicodedata
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
-from ingest.folders import without_suffix
+from ingest.plan import digest
+from ingest.source import Entry, Rejected
 
 LONGEST = 80
+OTHER = re.compile(r"[^A-Za-z0-9_+=-]")
 
 
-def safe(text: str, longest: int = LONGEST) -> str:
-    """Text as a key of at most `longest` characters; one that is longer ends in a hash of the whole."""
-    plain = unicodedata.normalize("NFKD", text)
-    key = re.sub(r"[^A-Za-z0-9_+=-]", "_", "".join(each for each in plain if not unicodedata.combining(each)))
-    return _hashed(key, text, longest) if len(key) > longest or not key else key
+def clean(name: str, path: str) -> str:
+    """A key for the sample that is called `name` and lies in `path`: what a key may not have becomes `-`; a name that
+    is too long is cut and gets the mark of its path."""
+    key = OTHER.sub("-", name) or "-"
+    return key if len(key) <= LONGEST else _marked(key, path)
 
 
-def _hashed(key: str, text: str, longest: int) -> str:
-    return f"{key[: longest - 9]}-{hashlib.sha256(text.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
+def printed(path: str) -> str:
+    """A path as text that may go into JSON and tables: bytes that are no UTF-8 are written out."""
+    return path.encode("utf-8", "backslashreplace").decode()
 
 
-class Keys:
-    """The keys of an archive's files, by their relative paths. Remembers 8 bytes a file (16 until it has seen all)."""
+def unique(items: Iterable[Entry | Rejected], scratch: Path) -> Iterator[Entry | Rejected]:
+    """The same entries; each of those that share a key gets the mark of its path behind it.
 
-    def __init__(self, paths: Iterable[str], longest: int = LONGEST) -> None:
-        self.longest = longest
-        self.count = 0
-        names, whole = array("Q"), array("Q")
-        for path in paths:
-            stem = without_suffix(path)
-            names.append(_digest(self._of_name(stem)))
-            whole.append(_digest(self._of_path(stem)))
-            self.count += 1
-        self._names = np.sort(np.frombuffer(names, np.uint64))
-        self._twice, self._paths_twice = _repeated(self._names), _repeated(np.sort(np.frombuffer(whole, np.uint64)))
-
-    def __getitem__(self, path: str) -> str:
-        stem = without_suffix(path)
-        key = self._of_name(stem)
-        if not _holds(self._twice, _digest(key)):
-            return key
-        key = self._of_path(stem)
-        another = "/" in stem and _holds(self._names, _digest(key))  # a file that is called as this one's path
-        return _hashed(key, path, self.longest) if another or _holds(self._paths_twice, _digest(key)) else key
-
-    def _of_name(self, stem: str) -> str:
-        return safe(stem.rpartition("/")[2], self.longest)
-
-    def _of_path(self, stem: str) -> str:
-        return safe(stem.replace("/", "_"), self.longest)
+    So a key tells nothing about the order of a listing. Entries wait on scratch until all keys are known; memory holds
+    some 30 bytes of each.
+    """
+    digests = array("Q")
+    waiting = scratch / "listed.jsonl"
+    with waiting.open("wb") as file:
+        for item in items:
+            if isinstance(item, Rejected):
+                yield item
+                continue
+            digests.append(digest("key", 0, item.key))
+            file.write(b"%b\t%b\n" % (item.dump(), json.dumps([item.where, item.group, item.stratum]).encode()))
+    ordered = np.sort(np.frombuffer(digests, np.uint64))
+    repeated = np.isin(np.frombuffer(digests, np.uint64), ordered[1:][ordered[1:] == ordered[:-1]])
+    with waiting.open("rb") as file:
+        for again, line in zip(repeated, file, strict=True):
+            content, rest = line.split(b"\t", 1)
+            where, group, stratum = json.loads(rest)
+            entry = replace(Entry.load(content, b""), where=where, group=group, stratum=stratum)
+            yield replace(entry, key=_marked(entry.key, entry.path)) if again else entry
+    waiting.unlink()
 
 
-def _digest(key: str) -> int:
-    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big")
-
-
-def _repeated(ordered: np.ndarray) -> np.ndarray:
-    """Those of sorted numbers that occur more than once."""
-    return np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
-
-
-def _holds(ordered: np.ndarray, digest: int) -> bool:
-    at = int(np.searchsorted(ordered, np.uint64(digest)))
-    return at < len(ordered) and int(ordered[at]) == digest
+def _marked(key: str, path: str) -> str:
+    """A key with 48 bits of its path's hash."""
+    mark = hashlib.blake2b(path.encode("utf-8", "surrogatepass"), digest_size=6).hexdigest()
+    return f"{key[: LONGEST - 13]}-{mark}"
