@@ -189,8 +189,11 @@ def lines(told: dict[str, Any]) -> Iterator[str]:
         f"{name} {split['samples']:,} in {split['shards']} shards" for name, split in told["splits"].items()
     )
     yield from _times_and_places(told)
+    several = any(array["time"] for array in told["arrays"].values())
     for member, array in told["arrays"].items():
-        yield f"array {member}: {array['dtype']} {' x '.join(map(str, array['shape']))}, {' '.join(array['bands'])}"
+        date = f" (date {array['time']})" if several else ""
+        size = " x ".join(map(str, array["shape"]))
+        yield f"array {member}: {array['dtype']} {size}, {' '.join(array['bands'])}{date}"
     light = told["reflectance"]
     yield f"reflectance = stored x {light['scale']:g} + {light['offset']:g}, level {light['level']}"
     for baseline, offset in told["offsets_removed"].items():

@@ -12,7 +12,9 @@ from ingest.source import Rejected, Source
 from shards.errors import BandstreamError
 
 LOOKED_AT = 64
-"""Samples that are read for it."""
+"""Samples that are read for it, at most."""
+PIXELS = 1 << 20
+"""Pixels a band, at B8A's resolution, that are enough: of samples that are scenes, or many dates, fewer are read."""
 TRACKS, LAGS = 0.9, 0.1
 """A set is refused where another band correlates with B08 by at least TRACKS and B8A by at least LAGS less."""
 UNCLEAR = 0.5
@@ -74,6 +76,8 @@ def check(source: Source, plan: Plan) -> list[str]:
     medians: dict[str, list[float]] = {}
     entries = (entry for shard in plan for entry in shard.entries)
     for entry, _ in zip(entries, range(LOOKED_AT), strict=False):
+        if len(planes.get("B8A", ())) * grid[0] * grid[1] >= PIXELS:
+            break
         try:
             source.read(entry, views)
         except Rejected:

@@ -221,7 +221,7 @@ def _places(offsets: np.ndarray, order: np.ndarray, ordered: np.ndarray, counts:
 def _draw(hashes: np.ndarray, strata: np.ndarray) -> np.ndarray:
     """Split numbers, uint8 (n,): of each stratum's entries, by their hashes, a tenth val, a tenth test, the rest train.
 
-    Entries with one hash are one group; a tenth ends where a group does.
+    Entries with one hash are one group; a tenth ends where a group does, the nearest.
     """
     train, val, test = (SPLITS.index(split) for split in ("train", "val", "test"))
     result = np.full(len(hashes), train, np.uint8)
@@ -233,9 +233,12 @@ def _draw(hashes: np.ndarray, strata: np.ndarray) -> np.ndarray:
     for own in np.split(order, cuts):
         ends = []
         for end in (len(own) // HELD_OUT, 2 * (len(own) // HELD_OUT)):
-            while 0 < end < len(own) and hashes[own[end]] == hashes[own[end - 1]]:
-                end += 1
-            ends.append(end)
+            begin = stop = end
+            while begin > 0 and hashes[own[begin]] == hashes[own[begin - 1]]:
+                begin -= 1
+            while 0 < stop < len(own) and hashes[own[stop]] == hashes[own[stop - 1]]:
+                stop += 1
+            ends.append(begin if end - begin <= stop - end else stop)
         result[own[: ends[0]]] = val
         result[own[ends[0] : ends[1]]] = test
     return result

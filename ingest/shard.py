@@ -19,8 +19,9 @@ from shards import atomic, catalogue
 from shards.errors import BandstreamError
 from shards.layout import TRAILER, SampleLayout, class_digits, pad_json
 
-SLOTS = 32
-"""Samples packed, counted, hashed and written at a time: few enough to stay in the processor's cache."""
+SLOTS, SLOT_BYTES = 32, 1 << 23
+"""Samples packed, counted, hashed and written at a time, and their bytes (of more than one sample): few enough to stay
+in the processor's cache."""
 RECORDS = ".partial"
 """Folder inside the set that holds the records of finished shards until the manifest is written."""
 CLAIM = "plan.json"
@@ -176,8 +177,8 @@ def make(
         task.check_claim()
 
     with atomic.replacing(path, check) as file:
-        for start in range(0, len(shard.entries), SLOTS):
-            entries = shard.entries[start : start + SLOTS]
+        for start in range(0, len(shard.entries), len(writer.slots)):
+            entries = shard.entries[start : start + len(writer.slots)]
             filled = writer.fill(entries)
             file.write(filled)
             # the kernel begins to write this chunk out now, so that the fsync at the end has little left to wait for
@@ -244,7 +245,7 @@ class _Writer:
     def __init__(self, task: Task, shard: Shard, layout: SampleLayout, patient: bool) -> None:
         self.task, self.shard, self.layout, self.patient = task, shard, layout, patient
         self.schema = task.source.schema
-        self.slots = np.empty((SLOTS, layout.sample_bytes), np.uint8)
+        self.slots = np.empty((min(SLOTS, max(1, SLOT_BYTES // layout.sample_bytes)), layout.sample_bytes), np.uint8)
         self.slots[:] = layout.template
         self.views = [{member.name: layout.view(slot, member.name) for member in layout.members} for slot in self.slots]
         self.digest = hashlib.sha256()

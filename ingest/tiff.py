@@ -31,7 +31,8 @@ class Header:
     """Where a raster lies and what it calls nodata.
 
     `epsg` is 0 where the file names no EPSG code; `transform` is (a, b, c, d, e, f) of x = a·column + b·row + c and
-    y = d·column + e·row + f, in metres, pixel corners; None where the file has none. `nodata` None where undeclared.
+    y = d·column + e·row + f, in metres or degrees, pixel corners; None where the file has none. `nodata` None where
+    undeclared.
     """
 
     epsg: int
@@ -191,9 +192,9 @@ def _place(
     if not tie or len(keys) < 4 or len(keys) < 4 + 4 * keys[3] or len(scale) != 3 or not min(scale[:2]) > 0:
         return None
     inline = {keys[4 + 4 * i]: keys[7 + 4 * i] for i in range(keys[3]) if keys[5 + 4 * i] == 0}
-    # model type 1: projected; raster type 1: a pixel is an area; 3072: the projected system's EPSG code
-    epsg = inline.get(3072, 0)
-    if inline.get(1024) != 1 or inline.get(1025) != 1 or not 1024 <= epsg < 32767:
+    # model type 1: projected, EPSG code in key 3072; 2: longitude, latitude, in 2048; raster type 1: a pixel is an area
+    epsg = inline.get({1: 3072, 2: 2048}.get(inline.get(1024, 0), 0), 0)
+    if inline.get(1025) != 1 or not 1024 <= epsg < 32767:
         return None
     size = (scale[0], scale[1])
     return Header(epsg, _transform(data, order, tie, size), nodata), size

@@ -1,0 +1,33 @@
+"""Samples that hold several dates of one place: names of their members, and which dates are taken."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+from ingest.source import Array
+
+T = TypeVar("T")
+
+
+def member(name: str, time: int) -> str:
+    """What an array member is called at date number `time`: `10m.npy`, `t1.10m.npy`, ..."""
+    return f"t{time}.{name}" if time else name
+
+
+def arrays_of(arrays: Mapping[str, Array], dates: int) -> dict[str, Array]:
+    """The array members of so many dates, all of one date together, from those of one."""
+    return {member(name, time): replace(array, time=time) for time in range(dates) for name, array in arrays.items()}
+
+
+def in_order(found: Iterable[tuple[str, T]]) -> list[T]:
+    """What was sensed when, (ISO 8601, what), in the order of time; of what was sensed at one time the first stays."""
+    times: dict[str, T] = {}
+    for date, what in found:
+        times.setdefault(date, what)
+    return [times[date] for date in sorted(times)]
+
+
+def taken(found: Sequence[T], dates: int) -> list[T]:
+    """`dates` of what was found, in order, evenly by rank: 0 and 2 of four, so that two dates of four seasons lie half
+    a year apart."""
+    return [found[number * len(found) // dates] for number in range(dates)]

@@ -1,0 +1,174 @@
+"""Major TOM's Parquet files: a row a grid cell and product, whose bands are GeoTIFFs, a column a band."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ingest.geotiff import RasterError, Reader
+from ingest.source import Array, Rejected
+from ingest.tiff import Header
+from shards.errors import BandstreamError
+
+METADATA = "metadata.parquet"
+NAMES = ("grid_cell", "product_id")
+LARGEST = 1 << 26
+"""A GeoTIFF of more bytes is none of a cell's band."""
+
+
+def files_of(inputs: Iterable[Path]) -> tuple[list[Path], Path | None]:
+    """The Parquet files with images, and the one with metadata, None where there is none."""
+    images: list[Path] = []
+    metadata: list[Path] = []
+    for path in inputs:
+        if not path.exists():
+            raise BandstreamError(f"{path} does not exist: name the folder with images/*.parquet")
+        if path.is_dir():
+            inside = sorted(path.glob("*.parquet")) + sorted(path.glob("images/*.parquet"))
+        else:
+            inside = [path]
+        metadata += [file for file in inside if file.name == METADATA]
+        images += [file for file in inside if file.name != METADATA]
+    if not images:
+        raise BandstreamError(f"{' '.join(map(str, inputs))} holds no images/*.parquet of Major TOM")
+    if len(metadata) > 1:
+        raise BandstreamError(f"{metadata[0]} and {metadata[1]}: name one {METADATA}")
+    return images, metadata[0] if metadata else None
+
+
+def parquet(path: Path) -> Any:
+    """The file as a `pyarrow.parquet.ParquetFile`, which is a context manager. Raises OSError, pa.ArrowException."""
+    import pyarrow.parquet as pq
+
+    return pq.ParquetFile(path, page_checksum_verification=True)
+
+
+def with_clouds(rows: Any, metadata: Path) -> Any:
+    """The table of rows with a column `cloud`, null where the metadata tells none."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(metadata, columns=["grid_cell", "product_id", "cloud_cover"])
+        table = pa.table(
+            {
+                "cell": table["grid_cell"].cast(pa.string()),
+                "product": table["product_id"].cast(pa.string()),
+                "cloud": table["cloud_cover"].cast(pa.float64()),
+            }
+        )
+    except (OSError, pa.ArrowException, KeyError) as error:
+        raise BandstreamError(f"{metadata} cannot be read as Major TOM's metadata ({short(error)})") from None
+    table = table.group_by(["cell", "product"]).aggregate([("cloud", "max")])
+    table = table.select(["cell", "product", "cloud_max"]).rename_columns(["cell", "product", "cloud"])
+    return rows.join(table, ["cell", "product"], join_type="left outer")
+
+
+def grouped(rows: Any) -> Iterator[tuple[str, list[tuple[str, int, int, float | None]]]]:
+    """(cell, [(product, file, row, cloud cover)]) of a sorted table."""
+    current = None
+    found: list[tuple[str, int, int, float | None]] = []
+    for batch in rows.to_batches(8192):
+        clouds = batch["cloud"].to_pylist() if "cloud" in rows.column_names else [None] * len(batch)
+        columns = [batch[name].to_pylist() for name in ("cell", "product", "file", "row")]
+        for cell, product, file, row, cloud in zip(*columns, clouds, strict=True):
+            if cell != current:
+                if found:
+                    yield current or "", found
+                current, found = cell, []
+            found.append((product, file, row, cloud))
+    if found:
+        yield current or "", found
+
+
+def rows_of(file: Any, bands: Sequence[str], rows: Sequence[int]) -> Iterator[tuple[dict[str, str], dict[str, bytes]]]:
+    """(names, GeoTIFF a band) of some rows, in ascending order; a band whose value is null is left out.
+
+    Raises OSError, pa.ArrowException and ValueError where the file is damaged.
+    """
+    ends = np.cumsum([file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)])
+    for row in rows:
+        group = int(np.searchsorted(ends, row, side="right"))
+        if group >= len(ends):
+            raise ValueError(f"there is no row {row}")
+        within = row - (int(ends[group - 1]) if group else 0)
+        batches = file.iter_batches(batch_size=1, row_groups=[group], columns=[*NAMES, *bands])
+        for number, batch in enumerate(batches):
+            if number == within:
+                values = {name: batch.column(name)[0].as_py() for name in batch.schema.names}
+                if any(isinstance(values[band], str) for band in bands):
+                    raise ValueError("bands that are text")
+                names = {name: str(values.pop(name) or "") for name in NAMES}
+                yield names, {band: value for band, value in values.items() if value is not None}
+                break
+        else:
+            raise ValueError(f"there is no row {row}")
+
+
+def side_of(data: bytes) -> int:
+    """Side of a square GeoTIFF in pixels; 0 where it is none."""
+    from rasterio.errors import RasterioError
+    from rasterio.io import MemoryFile
+
+    try:
+        with MemoryFile(data) as memory, memory.open(driver="GTiff") as source:
+            return int(source.width) if source.width == source.height else 0
+    except RasterioError:
+        return 0
+
+
+def decode(
+    reader: Reader,
+    tiffs: Mapping[str, bytes],
+    planes: Mapping[str, np.ndarray],
+    arrays: Mapping[str, Array],
+    told: str,
+) -> Header:
+    """Read all bands of a place into `planes`, member → (bands, H, W); the header of the first.
+
+    Raises Rejected where one is missing, cannot be taken, or lies elsewhere than the first.
+    """
+    first: Header | None = None
+    box: tuple[float, ...] | None = None
+    for member, array in arrays.items():
+        for band, plane in zip(array.bands, planes[member], strict=True):
+            data = tiffs.get(band)
+            if data is None:
+                raise Rejected(told, "missing-band", f"{band} is not there")
+            if len(data) > LARGEST:
+                raise Rejected(f"{told}/{band}", "unreadable", f"{len(data):,} bytes")
+            try:
+                header = _take(reader, data, plane)
+            except RasterError as error:
+                raise Rejected(f"{told}/{band}", error.reason, error.detail) from None
+            if header.transform is not None and not np.isfinite(header.transform).all():
+                raise Rejected(f"{told}/{band}", "misplaced", f"a transform of {header.transform}")
+            own = box_of(header, plane.shape)
+            first, box = first or header, box if first else own
+            if header.epsg != first.epsg or own != box:
+                raise Rejected(f"{told}/{band}", "misplaced", "it lies elsewhere than the other bands")
+    if first is None:
+        raise ValueError("no bands")
+    return first
+
+
+def _take(reader: Reader, data: bytes, plane: np.ndarray) -> Header:
+    from rasterio.io import MemoryFile
+
+    with ExitStack() as stack:
+        return reader.take(data, plane, lambda: str(stack.enter_context(MemoryFile(data)).name))
+
+
+def box_of(header: Header, shape: tuple[int, ...]) -> tuple[float, ...] | None:
+    """Left, top, right and bottom to the centimetre; None where the raster has no place."""
+    if header.transform is None:
+        return None
+    a, _, c, _, e, f = header.transform
+    return tuple(round(value, 2) for value in (c, f, c + a * shape[1], f + e * shape[0]))
+
+
+def short(error: Exception) -> str:
+    """What an error says, in one line of moderate length."""
+    return " ".join(str(error).split())[:200] or type(error).__name__

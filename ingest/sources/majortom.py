@@ -1,0 +1,431 @@
+"""Major TOM Core-S2L2A and Core-S2L1C (Francis and Czerkawski, IGARSS 2024, arXiv 2402.12095): Sentinel-2 in Parquet.
+
+`images/*.parquet` have a row a grid cell and product, each row a row group: `product_id`, `grid_cell` (`451U_946L`) and
+a GeoTIFF a band (B01 ... B12, L1C with B10), uint16 at its own resolution, 1068 x 1068 pixels at 10 m.
+`metadata.parquet` beside them has `cloud_cover` (percent) of each (`grid_cell`, `product_id`).
+
+A sample is a whole cell, or a patch of one: cells are then cut once, to scratch. With several dates it holds all of
+them, of products that lie in the same place to the pixel (those of another UTM zone are rejected).
+
+Radiometry: the numbers are the products' own, so those of baseline 04.00 and later carry the offset, which the
+product's name tells. Evidence: the authors' comparison of a cell of an N0509 product with a copy from which the offset
+was taken finds B04 1000 larger at each of its pixels (github.com/ESA-PhiLab/Major-TOM, docs/evidence/pixel_match.py and
+docs/reports/2026-09-30-refactor-research.md, section 1). N9999 (processed for the archive) is taken to carry none.
+
+Place: as the files tell it. They tell the cell's corner before it was rounded to pixels (same report): the true corner
+is up to half a pixel of each band away, 30 m for those of 60 m.
+"""
+
+import hashlib
+import json
+import re
+import shutil
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from ingest.cells import Grid
+from ingest.commands import source_command
+from ingest.dates import arrays_of, in_order, member, taken
+from ingest.geotiff import Reader
+from ingest.parquet import (
+    METADATA,
+    box_of,
+    decode,
+    files_of,
+    grouped,
+    parquet,
+    rows_of,
+    short,
+    side_of,
+    with_clouds,
+)
+from ingest.product import baseline_of, date_of, offset_of, tile_of
+from ingest.source import Array, Entry, Facts, Listening, Rejected, Schema
+from ingest.tiff import Header
+from ingest.utm import lon_lat
+from shards import atomic
+from shards.bands import SENTINEL2
+from shards.errors import BandstreamError
+from shards.manifest import Reflectance
+
+GROUPS = {"10m.npy": ("B02", "B03", "B04", "B08"), "20m.npy": ("B05", "B06", "B07", "B8A", "B11", "B12")}
+COARSE = {"L1C": ("B01", "B09", "B10"), "L2A": ("B01", "B09")}
+STEPS = {"10m.npy": 1, "20m.npy": 2, "60m.npy": 6}
+Place = tuple[int, int]
+"""Number of a Parquet file, and of a row in it."""
+CELL = re.compile(r"\d{1,4}[UD]_\d{1,4}[LR]")
+PRODUCT = re.compile(r"[A-Za-z0-9_.]{1,80}")
+LEVEL_NAMES = {"L1C": "_MSIL1C_", "L2A": "_MSIL2A_"}
+OPEN = 8
+"""Parquet files that a worker keeps open."""
+
+
+@source_command
+@click.option(
+    "--patch",
+    type=click.IntRange(6),
+    help="Cut cells into patches of so many pixels of 10 m, a multiple of 6  [default: whole cells]",
+)
+@click.option(
+    "--dates",
+    type=click.IntRange(1, 16),
+    default=1,
+    show_default=True,
+    help="Dates a sample; cells with fewer are rejected, of more those are taken that lie evenly.",
+)
+@click.option("--max-nodata", type=click.FloatRange(0, 1), help="Leave out samples with a larger share of no data.")
+@click.option(
+    "--max-cloud", type=click.FloatRange(0, 100), help="Leave out cells with more percent of cloud by metadata.parquet."
+)
+def command(
+    src: tuple[Path, ...], patch: int | None, dates: int, max_nodata: float | None, max_cloud: float | None
+) -> "MajorTOM":
+    """Convert Major TOM Core-S2L2A or Core-S2L1C, or any part of them, into the shard set DST.
+
+    SRC is the folder with images/*.parquet and metadata.parquet, or single Parquet files of it. With --patch, what a
+    cell's bands take uncompressed (some 13 MB) is needed on --scratch for each, until the set is done. All patches of a
+    cell go to one split.
+    """
+    if patch is not None and patch % 6:
+        raise click.BadParameter(f"{patch} is no multiple of 6", param_hint="--patch")
+    return MajorTOM(src, patch or 0, dates, max_nodata, max_cloud)
+
+
+class MajorTOM:
+    """`patch`: side in pixels of 10 m, 0 for whole cells; `max_nodata`: a share; `max_cloud`: in percent."""
+
+    def __init__(
+        self,
+        src: Path | Sequence[Path],
+        patch: int = 0,
+        dates: int = 1,
+        max_nodata: float | None = None,
+        max_cloud: float | None = None,
+    ) -> None:
+        self.inputs = (src,) if isinstance(src, Path) else tuple(src)
+        self.patch = patch
+        self.dates = dates
+        self.max_nodata = max_nodata
+        self.max_cloud = max_cloud
+        self.level = ""
+        self.side = 0
+        self.name = "major-tom"
+        self._paths: list[Path] = []
+        self._spooled: list[Path] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key not in ("_reader", "_opened")}
+
+    @cached_property
+    def _reader(self) -> Reader:
+        return Reader()
+
+    @cached_property
+    def _opened(self) -> dict[int, Any]:
+        return {}
+
+    @property
+    def grid(self) -> Grid:
+        """How cells are cut; of whole cells into one."""
+        patch = self.patch or self.side
+        groups = GROUPS | {"60m.npy": COARSE[self.level]}
+        arrays = {name: Array(bands, (patch // STEPS[name],) * 2) for name, bands in groups.items()}
+        return Grid(arrays, self.side, patch)
+
+    @property
+    def schema(self) -> Schema:
+        arrays = self.grid.arrays
+        held = {band for array in arrays.values() for band in array.bands}
+        return Schema(
+            bands=tuple(band for name, band in SENTINEL2.items() if name in held),
+            arrays=arrays_of(arrays, self.dates),
+            reflectance=Reflectance(scale=1e-4, offset=0.0, level=self.level),
+            labels={},
+            masks={},
+            json_bytes=1024 + 256 * self.dates,
+            columns={"grid_cell": str, "tile": str},
+            nodata=0,
+        )
+
+    def describe(self) -> dict[str, Any]:
+        return {"kind": "majortom", "level": self.level, "dates": self.dates, "patch": self.patch or "whole cells"}
+
+    def listing(self, listening: Listening) -> Iterator[Entry | Rejected]:
+        self._paths, metadata = files_of(self.inputs)
+        if self.max_cloud is not None and metadata is None:
+            raise BandstreamError(f"--max-cloud needs the cloud cover of {METADATA}: put it beside images")
+        rejected: list[Rejected] = []
+        rows = self._rows(listening, rejected)
+        yield from rejected
+        samples = listening.scratch / "cells.jsonl"
+        places = array("i")
+        with samples.open("w") as file:
+            for item in self._samples(rows, metadata):
+                if isinstance(item, Rejected):
+                    yield item
+                    continue
+                file.write(json.dumps(item) + "\n")
+                places.extend(number for place in item[2] for number in place)
+        del rows
+        if self.patch:
+            yield from self._cut_up(listening, samples, np.array(places, np.int32).reshape(-1, 2))
+            return
+        for cell, products, where in _lines(samples):
+            yield self._entry(cell, products, " ".join(f"{file}:{row}" for file, row in where), "")
+
+    def _rows(self, listening: Listening, rejected: list[Rejected]) -> Any:
+        """Table of all rows of all files: cell, product, file, row. Sets level and side."""
+        import pyarrow as pa
+
+        tables = []
+        for number, (path, found) in enumerate(zip(self._paths, listening.map(_look, self._paths), strict=True)):
+            if isinstance(found, Rejected):
+                rejected.append(found)
+                continue
+            table, level, side = found
+            if (self.level or level, self.side or side or self.side) != (level, side or self.side):
+                what = f"{level} of {side} pixels, others before it {self.level} of {self.side}"
+                rejected.append(Rejected(path.name, "another-kind", what))
+                continue
+            self.level, self.side = level, side or self.side
+            tables.append(table.append_column("file", pa.array(np.full(len(table), number, np.int32))))
+        if not tables or not self.side:
+            first = f": {rejected[0]}" if rejected else ""
+            raise BandstreamError(f"not one of {len(self._paths)} Parquet files can be read as Major TOM's{first}")
+        if self.patch > self.side:
+            raise BandstreamError(f"--patch {self.patch} is larger than the cells of {self.side} pixels")
+        return pa.concat_tables(tables)
+
+    def _samples(self, rows: Any, metadata: Path | None) -> Iterator[tuple[str, list[str], list[Place]] | Rejected]:
+        """(cell, products, (file, row) of each) of each sample, in the order of their names."""
+        if self.max_cloud is not None and metadata is not None:
+            rows = with_clouds(rows, metadata)
+        rows = rows.sort_by([("cell", "ascending"), ("product", "ascending"), ("file", "ascending")])
+        for cell, found in grouped(rows):
+            dated: list[tuple[str, tuple[str, Place]]] = []
+            for product, file, row, cloud in found:
+                told = f"{self._paths[file].name}/{cell}/{product}"[:400]
+                try:
+                    self._check(told, cell, product, cloud)
+                except Rejected as rejection:
+                    yield rejection
+                    continue
+                dated.append((date_of(product), (product, (file, row))))
+            if not dated:
+                continue
+            if self.dates == 1:
+                for _, (product, place) in sorted(dated):
+                    yield cell, [product], [place]
+                continue
+            unique = in_order(dated)
+            if len(unique) < self.dates:
+                yield Rejected(cell, "too-few-dates", f"{len(unique)} dates, the set has {self.dates} of each cell")
+                continue
+            picked = taken(unique, self.dates)
+            yield cell, [product for product, _ in picked], [place for _, place in picked]
+
+    def _check(self, told: str, cell: str, product: str, cloud: float | None) -> None:
+        """Raises Rejected where a row cannot be taken."""
+        if not CELL.fullmatch(cell):
+            raise Rejected(told, "bad-name", "no grid cell such as 451U_946L")
+        if not PRODUCT.fullmatch(product) or not date_of(product) or LEVEL_NAMES[self.level] not in product:
+            raise Rejected(told, "bad-name", f"no name of an {self.level} product")
+        if not baseline_of(product):
+            raise Rejected(told, "unknown-offset", "the product's name tells no processing baseline")
+        if self.max_cloud is not None:
+            if cloud is None or cloud != cloud:
+                raise Rejected(told, "no-metadata", f"{METADATA} tells no cloud cover of it")
+            if cloud > self.max_cloud:
+                raise Rejected(told, "clouds", f"{cloud:.1f} % of it, more than {self.max_cloud:g}")
+
+    def _cut_up(self, listening: Listening, samples: Path, places: np.ndarray) -> Iterator[Entry | Rejected]:
+        """Cut the cells at these places, (file, row), to scratch, and list their patches."""
+        wanted = [np.unique(places[places[:, 0] == file, 1]) for file in range(len(self._paths))]
+        count, grid = sum(map(len, wanted)), self.grid
+        listening.say(
+            f"cutting {count:,} cells to {listening.scratch}: {count * grid.cell_bytes / 1e9:,.2f} GB until the set is "
+            f"done, {shutil.disk_usage(listening.scratch).free / 1e9:,.1f} GB free"
+        )
+        damaged: dict[tuple[int, int], Rejected] = {}
+        self._spooled = []
+        cut = partial(_cut, grid, self.level, listening.scratch)
+        work = [(path, rows.tolist()) for path, rows in zip(self._paths, wanted, strict=True)]
+        for file, (records, found) in enumerate(listening.map(cut, work)):
+            self._spooled.append(records)
+            damaged.update({(file, row): Rejected(*told) for row, told in found})
+            listening.progress(file + 1, len(work))
+        for cell, products, where in _lines(samples):
+            broken = [damaged[place] for place in where if place in damaged]
+            if broken:
+                yield broken[0]
+                continue
+            at = " ".join(f"{file}:{int(np.searchsorted(wanted[file], row))}" for file, row in where)
+            for number in range(grid.across**2):
+                patch = f"_{number // grid.across}_{number % grid.across}"
+                yield self._entry(cell, products, f"{number} {at}", patch)
+
+    def _entry(self, cell: str, products: list[str], where: str, patch: str) -> Entry:
+        key = f"{cell}{'' if self.dates > 1 else '_' + date_of(products[0]).replace('-', '').replace(':', '')}{patch}"
+        path = f"{cell}/{products[0]}{patch}"
+        return Entry(key, path, extra={"cell": cell, "products": " ".join(products)}, where=where, group=cell)
+
+    def read(self, entry: Entry, views: Mapping[str, np.ndarray]) -> Facts:
+        grid, products = self.grid, entry.extra["products"].split(" ")
+        where = entry.where.split(" ")
+        number = int(where.pop(0)) if self.patch else 0
+        headers = []
+        for time, place in enumerate(where):
+            file, row = map(int, place.split(":"))
+            own = {name: views[member(name, time)] for name in grid.arrays}
+            told = f"{entry.extra['cell']}/{products[time]}"
+            if self.patch:
+                head = grid.read(self._spooled[file], row, number, own)
+                headers.append(Header(head["epsg"], head["transform"] and tuple(head["transform"]), None))
+            else:
+                headers.append(decode(self._reader, self._bands(file, row, told), own, grid.arrays, told))
+            cell = (grid.cell, grid.cell)
+            if (headers[time].epsg, box_of(headers[time], cell)) != (headers[0].epsg, box_of(headers[0], cell)):
+                raise Rejected(told, "misplaced", f"it lies elsewhere than {products[0]}")
+        removed = [offset_of(baseline_of(product)) for product in products]
+        for time, offset in enumerate(removed):
+            if self.max_nodata is not None:
+                share = float((views[member("10m.npy", time)] == 0).all(0).mean())
+                if share > self.max_nodata:
+                    raise Rejected(entry.path, "nodata", f"{share:.1%} of {products[time]} are no data")
+            for planes in (views[member(name, time)] for name in grid.arrays):
+                if offset:
+                    np.subtract(np.maximum(planes, offset, out=planes), offset, out=planes)
+        top, left = grid.corner(number)
+        return _facts(entry, products, removed, headers[0], top, left, grid.patch)
+
+    def _bands(self, file: int, row: int, told: str) -> dict[str, bytes]:
+        """The GeoTIFFs of a row. Raises Rejected."""
+        import pyarrow as pa
+
+        path = self._paths[file]
+        try:
+            if file not in self._opened:
+                while len(self._opened) >= OPEN:
+                    self._opened.pop(next(iter(self._opened))).close()
+                self._opened[file] = parquet(path)
+            return next(rows_of(self._opened[file], bands_of(self.level), [row]))[1]
+        except (OSError, pa.ArrowException, ValueError) as error:
+            raise Rejected(told, "unreadable", f"{path.name} cannot be read ({short(error)})") from error
+
+
+def bands_of(level: str) -> list[str]:
+    """The bands of a level, in the order of the arrays."""
+    return [band for bands in (GROUPS | {"60m.npy": COARSE[level]}).values() for band in bands]
+
+
+def _lines(path: Path) -> Iterator[tuple[str, list[str], list[Place]]]:
+    """(cell, products, places) of each sample."""
+    with path.open() as file:
+        for line in file:
+            cell, products, places = json.loads(line)
+            yield cell, products, [(file_, row) for file_, row in places]
+
+
+def _look(path: Path) -> Any:
+    """Table of a file's rows (cell, product, row), its level, and the side of its first sound cell (0: none is); or why
+    it cannot be taken."""
+    import pyarrow as pa
+
+    try:
+        with parquet(path) as file:
+            level = "L1C" if "B10" in file.schema_arrow.names else "L2A"
+            missing = {"grid_cell", "product_id", *bands_of(level)} - set(file.schema_arrow.names)
+            if missing:
+                return Rejected(path.name, "another-kind", f"it has no column {', '.join(sorted(missing))}")
+            table = file.read(columns=["grid_cell", "product_id"])
+            side = 0
+            for number in range(min(len(table), 16)):
+                _, tiffs = next(rows_of(file, ["B02"], [number]))
+                side = side_of(tiffs.get("B02", b""))
+                if side:
+                    break
+            if side % 6:
+                return Rejected(path.name, "another-kind", f"cells of {side} pixels, no multiple of 6")
+            cells, products = (table[name].cast(pa.string()).fill_null("") for name in ("grid_cell", "product_id"))
+    except (OSError, pa.ArrowException, ValueError) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise
+        return Rejected(path.name, "unreadable", f"not as Parquet ({short(error)})")
+    numbers = pa.array(np.arange(len(table), dtype=np.int32))
+    return pa.table({"cell": cells, "product": products, "row": numbers}), level, side
+
+
+def _cut(grid: Grid, level: str, scratch: Path, work: tuple[Path, list[int]]) -> tuple[Path, list[Any]]:
+    """Cut some rows of a file into records on scratch, unless an earlier run did: where they lie, and of damaged ones
+    (row, what is told of it)."""
+    import pyarrow as pa
+
+    path, rows = work
+    if not rows:
+        return scratch / "none", []
+    status = path.stat()
+    identity = f"{path.resolve()} {status.st_size} {status.st_mtime_ns} {grid} {rows}"
+    records = scratch / f"cells-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
+    told = records.with_suffix(".json")
+    if records.exists():
+        return records, json.loads(told.read_bytes())
+    damaged: list[tuple[int, list[str]]] = []
+    reader, planes = Reader(), grid.empty()
+    with atomic.replacing(records) as out, parquet(path) as file:
+        for number, row in enumerate(rows):
+            name = f"{path.name}, row {row}"
+            try:
+                names, tiffs = next(rows_of(file, bands_of(level), [row]))
+                name = f"{names['grid_cell']}/{names['product_id']}"
+                header = decode(reader, tiffs, planes, grid.arrays, name)
+            except Rejected as rejection:
+                damaged.append((row, list(rejection.args)))
+            except (OSError, pa.ArrowException, ValueError) as error:
+                if isinstance(error, OSError) and error.errno:  # the file system's; Arrow's about damage have no number
+                    raise
+                damaged.append((row, [name, "unreadable", f"{path.name} cannot be read ({short(error)})"]))
+            else:
+                grid.write(out, number, {"epsg": header.epsg, "transform": header.transform}, planes)
+        out.truncate(len(rows) * grid.cell_bytes)
+        atomic.write_text(told, json.dumps(damaged))
+    return records, json.loads(json.dumps(damaged))
+
+
+def _facts(
+    entry: Entry, products: list[str], removed: list[int], header: Header, top: int, left: int, side: int
+) -> Facts:
+    place: tuple[float, float] | None = None
+    transform, bounds = [0.0] * 6, [0.0] * 4
+    if header.transform is not None:
+        a, b, c, d, e, f = header.transform
+        x, y = c + a * left, f + e * top
+        transform, bounds = [a, b, x, d, e, y], [x, y + e * side, x + a * side, y]
+        if header.epsg:
+            try:
+                place = lon_lat(header.epsg, (bounds[0] + bounds[2]) / 2, (bounds[1] + bounds[3]) / 2)
+            except (ValueError, OverflowError) as error:
+                raise Rejected(entry.path, "misplaced", str(error)) from None
+    lon, lat = place or (0.0, 0.0)
+    dates = [date_of(product) for product in products]
+    content = {
+        "id": entry.key,
+        "grid_cell": entry.extra["cell"],
+        "dates": dates,
+        "products": products,
+        "processing_baselines": [baseline_of(product) for product in products],
+        "offsets_removed": removed,
+        "crs": f"EPSG:{header.epsg}" if header.epsg else "",
+        "transform": transform,
+        "bounds": bounds,
+        "lon": lon,
+        "lat": lat,
+        "tile": tile_of(products[0]),
+    }
+    columns = {"grid_cell": content["grid_cell"], "tile": content["tile"]}
+    return Facts({}, content, place, dates[0], columns)

@@ -1,0 +1,375 @@
+"""SSL4EO-S12 (Wang et al., IEEE GRSM 2023, arXiv 2211.07044), version 1.0: Sentinel-2 at four seasons of a place.
+
+`s2c` (L1C, 13 bands) and `s2a` (L2A, 12 bands) are folders, or the archives `s2_l1c.tar.gz` and `s2_l2a.tar.gz`, of
+PLACE/DATE/B1.tif ... B8A.tif ... B12.tif: PLACE is a number of seven digits, DATE the product's name at Google Earth
+Engine (`20200323T162931_20200323T163750_T15QXA`, sensing first), each band uint16 at its own resolution, 264 x 264
+pixels at 10 m. All dates of a place become one sample, in the order of sensing. Where four are asked for and a place
+has more, those are taken that lie evenly by rank.
+
+Place: the authors' downloader (github.com/zhu-xlab/SSL4EO-S12, `save_geotiff`) writes longitude and latitude, and takes
+half a pixel off each band's corner, so that not the corners of a date's bands agree but the centres of their first
+pixels. Where that is so, half a pixel is added again; `transform` and `bounds` of the json are then of the true corner.
+It cut each date out of its own product, so dates may lie a few pixels apart: a tenth of the patch at most is taken.
+
+Radiometry: Earth Engine's names tell no processing baseline. Where a date's `metadata.json` (its Earth Engine
+properties) names the product, that tells it. Without it, products sensed before baseline 04.00 began (25 January 2022,
+as all of the published dataset) carry no offset, and of later ones it cannot be known: they are rejected.
+
+Version 1.1 is another format of files: `ingest.ssl4eo_zarr`.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from ingest.commands import source_command
+from ingest.dates import arrays_of, in_order, member, taken
+from ingest.files import Files, Folder, open_files
+from ingest.geotiff import RasterError, Reader, read_rasterio
+from ingest.product import baseline_of, date_of, offset_of, tile_of
+from ingest.source import Array, Entry, Facts, Listening, Rejected, Schema
+from ingest.ssl4eo_zarr import SSL4EOZarr, find
+from ingest.tiff import Header
+from ingest.utm import lon_lat
+from shards.bands import SENTINEL2
+from shards.errors import BandstreamError
+from shards.layout import KEY
+from shards.manifest import Reflectance
+
+LEVELS = {"s2c": "L1C", "s2a": "L2A"}
+SIDE = 264
+GROUPS = {"10m.npy": ("B02", "B03", "B04", "B08"), "20m.npy": ("B05", "B06", "B07", "B8A", "B11", "B12")}
+COARSE = {"L1C": ("B01", "B09", "B10"), "L2A": ("B01", "B09")}
+STEPS = {"10m.npy": 6, "20m.npy": 3, "60m.npy": 1}
+"""Pixels of a member in one of 60 m: patches are cropped in these."""
+BASELINE_4 = "2022-01-25"
+APART = 0.1
+"""How far dates of a place may lie apart, in sides of the patch."""
+NAME = re.compile(r"[A-Za-z0-9_.-]{1,80}")
+LARGEST = 1 << 22
+
+
+@source_command
+@click.option("--level", type=click.Choice(list(LEVELS.values())), help="Which of both, where SRC has both.")
+@click.option(
+    "--dates",
+    type=click.IntRange(1, 16),
+    default=4,
+    show_default=True,
+    help="Dates a sample; places with fewer are rejected, of more those are taken that lie evenly.",
+)
+def command(src: tuple[Path, ...], level: str | None, dates: int) -> "SSL4EO | SSL4EOZarr":
+    """Convert SSL4EO-S12 (Sentinel-2) into the shard set DST, all seasons of a place in one sample.
+
+    Version 1.0: SRC is the folder that holds s2c or s2a, one of these itself, or the archive as it was downloaded
+    (.tar, .tar.gz, .tar.zst). A tenth of the places goes to val and a tenth to test, by the seed, unless a split file
+    says otherwise. Version 1.1: SRC is the folder that holds train and val, one of these, or one or more files of
+    S2L1C or S2L2A; its splits are kept.
+    """
+    found, files = find(src, level or "")
+    return SSL4EOZarr(files, found, dates) if files else SSL4EO(src, level or "", dates)
+
+
+class SSL4EO:
+    """The archive in one or more folders or tars. `level`: L1C, L2A, or "" for the only one; `dates` a sample."""
+
+    def __init__(self, src: Path | Sequence[Path], level: str = "", dates: int = 4) -> None:
+        self.inputs = (src,) if isinstance(src, Path) else tuple(src)
+        self.level = level
+        self.dates = dates
+        self.name = "ssl4eo-s12"
+        self._files: list[Files] = []
+        self._tops: list[str] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "_reader"}
+
+    @cached_property
+    def _reader(self) -> Reader:
+        return Reader()
+
+    @property
+    def _groups(self) -> dict[str, Array]:
+        groups = GROUPS | {"60m.npy": COARSE[self.level]}
+        return {name: Array(bands, (SIDE * STEPS[name] // 6,) * 2) for name, bands in groups.items()}
+
+    @property
+    def schema(self) -> Schema:
+        held = {band for array in self._groups.values() for band in array.bands}
+        return Schema(
+            bands=tuple(band for name, band in SENTINEL2.items() if name in held),
+            arrays=arrays_of(self._groups, self.dates),
+            reflectance=Reflectance(scale=1e-4, offset=0.0, level=self.level),
+            labels={},
+            masks={},
+            json_bytes=1024 + 256 * self.dates,
+            columns={"tile": str},
+            nodata=0,
+        )
+
+    def describe(self) -> dict[str, Any]:
+        return {"kind": "ssl4eo", "version": "1.0", "level": self.level, "dates": self.dates}
+
+    def listing(self, listening: Listening) -> Iterator[Entry | Rejected]:
+        self._files, self._tops = [], []
+        wanted = self.level
+        for path in self.inputs:
+            files = open_files(path, listening, _wanted)
+            top, level = _top(files, path, wanted)
+            if self._files and level != self.level:
+                raise BandstreamError(f"{path} holds {level}, what was named before it {self.level}: ingest them apart")
+            self.level = level
+            self._files.append(files)
+            self._tops.append(top)
+        for number, (files, top) in enumerate(zip(self._files, self._tops, strict=True)):
+            yield from files.refused()
+            for place in files.inside(top):
+                try:
+                    yield self._entry(files, number, place, files.inside(_join(top, place)))
+                except Rejected as rejection:
+                    yield rejection
+
+    def _entry(self, files: Files, number: int, place: str, found: list[str]) -> Entry:
+        """A place as listed. Raises Rejected."""
+        if not KEY.fullmatch(place):
+            raise Rejected(place, "bad-name", "a place's name has 1 to 80 letters, digits and _ + = -")
+        for name in found:
+            if not date_of(name) or not NAME.fullmatch(name):
+                raise Rejected(place, "bad-name", f"{name[:80]!r} does not begin with the time of sensing")
+        dates = in_order((date_of(name), name) for name in found)
+        if len(dates) < self.dates:
+            raise Rejected(place, "too-few-dates", f"{len(dates)} dates, the set has {self.dates} of each place")
+        return Entry(place, place, extra={"dates": " ".join(taken(dates, self.dates))}, where=str(number))
+
+    def read(self, entry: Entry, views: Mapping[str, np.ndarray]) -> Facts:
+        files, top = self._files[int(entry.where)], self._tops[int(entry.where)]
+        names = entry.extra["dates"].split(" ")
+        places, products = [], []
+        for time, name in enumerate(names):
+            rasters, product = self._date(files, _join(top, entry.path, name), f"{entry.path}/{name}", time, views)
+            places.append(_place(rasters, f"{entry.path}/{name}"))
+            products.append(product)
+        for name, (epsg, left, top_, *_) in zip(names, places, strict=True):
+            first, x, y, width, height = places[0]
+            if epsg != first or max(abs((left - x) / width), abs((top_ - y) / height)) > APART:
+                raise Rejected(f"{entry.path}/{name}", "misplaced", f"it lies elsewhere than {names[0]}")
+        removed = []
+        for time, (name, product) in enumerate(zip(names, products, strict=True)):
+            offset = _offset(product, name, f"{entry.path}/{name}")
+            removed.append(offset)
+            if offset:
+                for array in (views[member(group, time)] for group in self._groups):
+                    np.subtract(np.maximum(array, offset, out=array), offset, out=array)
+        return _facts(entry, names, products, removed, places[0])
+
+    def _date(
+        self, files: Files, folder: str, told: str, time: int, views: Mapping[str, np.ndarray]
+    ) -> tuple[list[tuple[str, Header, tuple[int, int]]], str]:
+        """Read all bands of a date: (band, header, (height, width) of what was taken), and the product's name."""
+        content: dict[str, memoryview | None] = {}
+        try:
+            if not isinstance(files, Folder):
+                content = files.read_folder(folder, files.names(folder), LARGEST)
+            product = _product(files, folder, content)
+        except OSError as error:
+            raise Rejected(told, "unreadable", str(error)) from None
+        rasters: list[tuple[str, Header, tuple[int, int]]] = []
+        whole: set[tuple[int, int]] = set()
+        for group, array in self._groups.items():
+            for band, plane in zip(array.bands, views[member(group, time)], strict=True):
+                name = f"{band.replace('B0', 'B')}.tif"
+                try:
+                    header, size = self._raster(files, f"{folder}/{name}", name, content, plane, STEPS[group])
+                except (FileNotFoundError, KeyError):
+                    raise Rejected(told, "missing-band", f"{name} is not there") from None
+                except RasterError as error:
+                    raise Rejected(f"{told}/{name}", error.reason, error.detail) from None
+                whole.add(size)
+                if len(whole) > 1:
+                    raise Rejected(f"{told}/{name}", "wrong-size", "it covers more or less than the date's other bands")
+                rasters.append((band, header, plane.shape))
+        return rasters, product
+
+    def _raster(
+        self,
+        files: Files,
+        path: str,
+        name: str,
+        content: Mapping[str, memoryview | None],
+        plane: np.ndarray,
+        step: int,
+    ) -> tuple[Header, tuple[int, int]]:
+        """Read one file into `plane`, cropped to its centre where it is larger; its size in pixels of 60 m."""
+        try:
+            if isinstance(files, Folder):
+                header = self._reader.read(files.gdal(path), plane)
+            elif (data := content[name]) is None:
+                header = read_rasterio(files.gdal(path), plane)
+            else:
+                header = self._reader.take(data, plane, lambda: files.gdal(path))
+            return header, (SIDE // 6, SIDE // 6)
+        except RasterError as error:
+            if error.reason != "wrong-size":
+                raise
+        return _cropped(files.gdal(path), plane, step)
+
+
+def _join(*parts: str) -> str:
+    return "/".join(part for part in parts if part)
+
+
+def _wanted(path: str) -> bool:
+    """What is spooled of a compressed archive."""
+    return path.endswith((".tif", "/metadata.json"))
+
+
+def _top(files: Files, path: Path, wanted: str) -> tuple[str, str]:
+    """The folder that holds the places, and its level."""
+    at = ""
+    for _ in range(4):
+        inside = files.inside(at)
+        found = [name for name, level in LEVELS.items() if name in inside and wanted in ("", level)]
+        if len(found) > 1:
+            raise BandstreamError(f"{path} holds both L1C and L2A: say which with --level")
+        if found:
+            return _join(at, found[0]), LEVELS[found[0]]
+        for place in inside[:16]:
+            for date in files.inside(_join(at, place)):
+                names = files.names(_join(at, place, date))
+                if "B2.tif" in names:
+                    level = "L1C" if "B10.tif" in names else "L2A"
+                    if wanted not in ("", level):
+                        raise BandstreamError(f"{path} holds {level}, not {wanted}: name the folder of {wanted}")
+                    return at, level
+        if len(inside) != 1:
+            break
+        at = _join(at, inside[0])
+    raise BandstreamError(f"{path} holds no {wanted or 'Sentinel-2'} of SSL4EO-S12: expected s2c/PLACE/DATE/B1.tif")
+
+
+def _cropped(path: str, plane: np.ndarray, step: int) -> tuple[Header, tuple[int, int]]:
+    """The middle of a larger raster, to the pixel of 60 m, and the raster's size in these. Raises RasterError."""
+    import rasterio
+    from rasterio.errors import RasterioError
+
+    try:
+        with rasterio.open(path, driver="GTiff") as source:
+            shape = source.shape
+        if any(size % step for size in shape) or shape[0] < plane.shape[0] or shape[1] < plane.shape[1]:
+            raise RasterError("wrong-size", f"{shape[1]} x {shape[0]} pixels, not {plane.shape[1]} x {plane.shape[0]}")
+        if max(shape) > 4 * max(plane.shape):
+            raise RasterError("wrong-size", f"{shape[1]} x {shape[0]} pixels, more than four times the patch")
+    except RasterioError as error:
+        raise RasterError("unreadable", " ".join(str(error).split()).replace(path, "it")) from None
+    whole = np.empty(shape, np.uint16)
+    header = read_rasterio(path, whole)
+    top, left = ((size - own) // step // 2 * step for size, own in zip(shape, plane.shape, strict=True))
+    plane[...] = whole[top : top + plane.shape[0], left : left + plane.shape[1]]
+    if header.transform is not None:
+        a, b, c, d, e, f = header.transform
+        header = Header(header.epsg, (a, b, c + a * left, d, e, f + e * top), header.nodata)
+    return header, (shape[0] // step, shape[1] // step)
+
+
+def _product(files: Files, folder: str, content: Mapping[str, memoryview | None]) -> str:
+    """The product's name by the date's `metadata.json`; "" where there is none."""
+    try:
+        if isinstance(files, Folder):
+            data = files.read_folder(folder, ["metadata.json"], LARGEST).get("metadata.json")
+        else:
+            data = content.get("metadata.json")
+        properties = json.loads(bytes(data)) if data is not None else {}
+        product = properties.get("PRODUCT_ID", "")
+    except (ValueError, AttributeError, RecursionError):
+        return ""
+    return product if isinstance(product, str) and NAME.fullmatch(product) else ""
+
+
+def _offset(product: str, date: str, told: str) -> int:
+    """What is taken from each number of a date. Raises Rejected where that cannot be known."""
+    baseline = baseline_of(product)
+    if not baseline and date_of(date) >= BASELINE_4:
+        raise Rejected(
+            told, "unknown-offset", "sensed after processing baseline 04.00 began, with no metadata.json that names it"
+        )
+    return offset_of(baseline)
+
+
+def _place(rasters: Sequence[tuple[str, Header, tuple[int, int]]], told: str) -> tuple[int, float, float, float, float]:
+    """EPSG code, left, top, width and (negative) height of a date's patch; zeros and ones where it has no place.
+
+    Raises Rejected where its bands do not lie in one place.
+    """
+    first = rasters[0][1]
+    if first.transform is None:
+        if any(header.transform is not None for _, header, _ in rasters):
+            raise Rejected(told, "misplaced", "some of its bands have a place and some have none")
+        return 0, 0.0, 0.0, 1.0, -1.0
+    for band, header, _ in rasters:
+        if header.transform is not None and not (
+            np.isfinite(header.transform).all() and header.transform[0] * header.transform[4]
+        ):
+            raise Rejected(told, "misplaced", f"{band} has a transform of {header.transform}")
+    tolerance = 0.05 * abs(first.transform[0])
+    for shift in (0.0, 0.5):  # corners agree, or the centres of the first pixels
+        boxes = [_box(header, size, shift) for _, header, size in rasters]
+        apart = [
+            band
+            for (band, header, _), box in zip(rasters, boxes, strict=True)
+            if header.epsg != first.epsg
+            or max(abs(one - other) for one, other in zip(box, boxes[0], strict=True)) > tolerance
+        ]
+        if not apart:
+            return first.epsg, *boxes[0]
+    raise Rejected(told, "misplaced", f"{apart[0]} lies elsewhere than the date's other bands")
+
+
+def _box(header: Header, shape: tuple[int, int], shift: float) -> tuple[float, float, float, float]:
+    """Left, top, width and (negative) height, moved by `shift` pixels; infinite where the raster has no place."""
+    if header.transform is None:
+        return (float("inf"),) * 4
+    a, _, c, _, e, f = header.transform
+    return c + shift * a, f + shift * e, a * shape[1], e * shape[0]
+
+
+def _facts(
+    entry: Entry,
+    names: list[str],
+    products: list[str],
+    removed: list[int],
+    place: tuple[int, float, float, float, float],
+) -> Facts:
+    epsg, left, top, width, height = place
+    centre: tuple[float, float] | None = None
+    if epsg:
+        try:
+            x, y = left + width / 2, top + height / 2
+            centre = (round(x, 7), round(y, 7)) if epsg == 4326 else lon_lat(epsg, x, y)
+            if not (abs(centre[0]) <= 180 and abs(centre[1]) <= 90):
+                raise ValueError(f"({x:g}, {y:g}) is not on the Earth")
+        except (ValueError, OverflowError) as error:
+            raise Rejected(entry.path, "misplaced", str(error)) from None
+    else:
+        left = top = width = height = 0.0
+    dates = [date_of(name) for name in names]
+    lon, lat = centre or (0.0, 0.0)
+    content = {
+        "id": entry.key,
+        "dates": dates,
+        "products": [product or name for product, name in zip(products, names, strict=True)],
+        "processing_baselines": [baseline_of(product) for product in products],
+        "offsets_removed": removed,
+        "crs": f"EPSG:{epsg}" if epsg else "",
+        "transform": [width / SIDE, 0.0, left, 0.0, height / SIDE, top],
+        "bounds": [left, top + height, left + width, top],
+        "lon": lon,
+        "lat": lat,
+        "tile": tile_of(names[0]),
+    }
+    return Facts({}, content, centre, dates[0], {"tile": content["tile"]})

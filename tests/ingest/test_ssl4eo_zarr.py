@@ -1,0 +1,218 @@
+"""SSL4EO-S12 version 1.1: zipped Zarr, a place a file inside tars, or many places a file."""
+
+import io
+import json
+import tarfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+from click.testing import CliRunner
+from rasterio.warp import transform
+from zarr.storage import MemoryStore
+
+from ingest.build import Options, Told, ingest
+from ingest.sources import ssl4eo
+from ingest.ssl4eo_zarr import SSL4EOZarr, find
+from shards.errors import BandstreamError
+from shards.manifest import Manifest
+from shards.shardset import ShardSet
+from shards.verify import verify
+from tests.ingest.archives import contents
+
+BANDS = ["B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12"]
+TIMES = ["20200323T162931", "20200621T162901", "20200924T162929", "20201228T163711"]
+LEFT, TOP = 500_000.0, 4_000_020.0
+
+
+def pixels(number: int) -> np.ndarray:
+    """Bands of a place, int16 (time, band, y, x), B8A like B08."""
+    rng = np.random.default_rng(number)
+    scene = rng.integers(200, 4000, (4, 1, 8, 8)).repeat(33, 2).repeat(33, 3)
+    gains = rng.uniform(0.3, 0.8, (1, 12, 1, 1))
+    gains[0, [7, 8]] = 1
+    return (scene * gains + rng.integers(-300, 60, (4, 12, 264, 264))).astype(np.int16)
+
+
+def products(number: int) -> list[str]:
+    return [f"{time}_{time}_T{number % 60 + 1:02}TXX" for time in TIMES]
+
+
+def zipped(arrays: dict[str, np.ndarray], chunks: dict[str, tuple[int, ...]], codec: int = zipfile.ZIP_STORED) -> bytes:
+    store = MemoryStore()
+    group = zarr.open_group(store, mode="w", zarr_format=2)
+    for name, values in arrays.items():
+        values = np.asarray(values)
+        target = group.create_array(
+            name, shape=values.shape, dtype=values.dtype, chunks=chunks.get(name) or (values.shape or "auto")
+        )
+        target[...] = values
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w", codec) as archive:
+        for name, value in sorted(store._store_dict.items()):
+            archive.writestr(name, value.to_bytes())
+    return data.getvalue()
+
+
+def place(number: int, order: list[int] | None = None, **changes: Any) -> bytes:
+    """One place as in the WebDataset form; `order`: in which its bands and dates lie."""
+    times = [2, 0, 1, 3] if order is None else order
+    x = LEFT + 3000 * number + 5 + 10 * np.arange(264)
+    y = TOP - 5 - 10 * np.arange(264)
+    arrays = {
+        "bands": pixels(number)[times],
+        "band": np.array(BANDS),
+        "file_id": np.array(products(number))[times],
+        "center_lon": np.float64(8.0),
+        "center_lat": np.float64(36.0),
+        "crs": np.int64(32632),
+        "sample": np.array(f"{number:07d}"),
+        "x": x,
+        "y": y,
+    } | changes  # fmt: skip
+    return zipped(arrays, {"bands": (1, *arrays["bands"].shape[1:])})
+
+
+def name_of(number: int, split: str = "train", digits: int = 7) -> str:
+    return f"ssl4eos12_{split}_seasonal_data_{number:0{digits}d}"
+
+
+def write_shard(path: Path, members: dict[str, bytes]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+
+
+def chunk(numbers: list[int]) -> bytes:
+    """Many places as in the form of Zarr chunks: numbers 1000 larger."""
+    count = len(numbers)
+    x = np.stack([LEFT + 3000 * number + 5 + 10 * np.arange(264) for number in numbers])
+    arrays = {
+        "bands": np.stack([np.maximum(pixels(number), 0) + np.int16(1000) for number in numbers]),
+        "band": np.array(BANDS),
+        "sample": np.array([f"{number:07d}" for number in numbers]),
+        "file_id": np.array([products(number) for number in numbers]),
+        "center_lon": np.full(count, 8.0),
+        "center_lat": np.full(count, 36.0),
+        "crs": np.full(count, 32632),
+        "x": np.arange(264),
+        "y": np.arange(264),
+        "x_": x,
+        "y_": np.tile(TOP - 5 - 10 * np.arange(264), (count, 1)),
+    }
+    return zipped(arrays, {"bands": (count, 1, 12, 264, 264)})
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("ssl4eo11")
+    shard = {f"{name_of(n)}.zarr.zip": place(n) for n in (1, 2)}
+    write_shard(root / "train" / "S2L2A" / "ssl4eos12_shard_000001.tar", shard)
+    backwards = place(3, [0, 1, 2, 3], bands=pixels(3)[:, ::-1], band=np.array(BANDS[::-1]))
+    write_shard(root / "train" / "S2L2A" / "ssl4eos12_shard_000002.tar", {f"{name_of(3)}.zarr.zip": backwards})
+    val = {f"{name_of(1, 'val')}.zarr.zip": place(4)}
+    write_shard(root / "val" / "S2L2A" / "ssl4eos12_shard_000001.tar", val)
+    return root
+
+
+def convert(root: Path, target: Path, dates: int = 4, **options: Any) -> Manifest:
+    level, files = find([root], "")
+    return ingest(SSL4EOZarr(files, level, dates), target, Options(**options), Told()).manifest
+
+
+def samples(target: Path) -> dict[str, Any]:
+    opened = ShardSet.open(target)
+    found = [opened.read(split, index) for split in opened.manifest.splits for index in range(opened.size(split))]
+    return {sample.key: sample for sample in found}
+
+
+def test_shards(archive: Path, tmp_path: Path) -> None:
+    manifest = convert(archive, tmp_path / "set")
+    assert verify(tmp_path / "set") == []
+    assert manifest.rejected == {}
+    assert {name: split.samples for name, split in manifest.splits.items()} == {"train": 3, "val": 1}
+    assert manifest.band_names == BANDS
+    found = samples(tmp_path / "set")
+    keys = {name_of(1): 1, name_of(2): 2, name_of(3): 3, name_of(1, "val"): 4}
+    assert set(found) == set(keys)
+    for key, number in keys.items():
+        for time in range(4):
+            member = f"t{time}.10m.npy" if time else "10m.npy"
+            assert found[key].arrays[member].dtype == np.int16
+            np.testing.assert_array_equal(found[key].arrays[member], pixels(number)[time])
+        told = found[key].json
+        assert told["products"] == products(number)
+        assert told["dates"][0] == "2020-03-23T16:29:31"
+        assert told["offsets_removed"] == [0] * 4
+        left = LEFT + 3000 * number
+        assert told["transform"] == [10, 0, left, 0, -10, TOP]
+        assert told["bounds"] == [left, TOP - 2640, left + 2640, TOP]
+        lon, lat = transform("EPSG:32632", "EPSG:4326", [left + 1320], [TOP - 1320])
+        assert (told["lon"], told["lat"]) == pytest.approx((lon[0], lat[0]), abs=1e-6)
+
+
+def test_chunks(tmp_path: Path) -> None:
+    for split, number, numbers in (("train", 1, [5, 6, 7]), ("val", 1, [8])):
+        path = tmp_path / "a" / split / "S2L2A" / f"{name_of(number, split, 6)}.zarr.zip"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(chunk(numbers))
+    manifest = convert(tmp_path / "a", tmp_path / "set", dates=2)
+    assert verify(tmp_path / "set") == []
+    assert {name: split.samples for name, split in manifest.splits.items()} == {"train": 3, "val": 1}
+    found = samples(tmp_path / "set")
+    for number in (5, 6, 7, 8):
+        sample = found[f"{number:07d}"]
+        for member, time in (("10m.npy", 0), ("t1.10m.npy", 2)):
+            np.testing.assert_array_equal(sample.arrays[member], np.maximum(pixels(number)[time], 0))
+        assert sample.json["products"] == [products(number)[0], products(number)[2]]
+        assert sample.json["offsets_removed"] == [1000, 1000]
+        assert sample.json["bounds"][0] == LEFT + 3000 * number
+    convert(tmp_path / "a", tmp_path / "again", dates=2, workers=2)
+    assert contents(tmp_path / "again") == contents(tmp_path / "set")
+
+
+def test_what_is_rejected(archive: Path, tmp_path: Path) -> None:
+    good = place(9)
+    members = {
+        name_of(1): place(1),
+        name_of(2): good[:-1000],
+        name_of(3): good.replace(b"bands/0.0.0.0", b"bands/9.9.9.9"),
+        name_of(4): place(4, bands=pixels(4).astype(np.float32)),
+        name_of(5): place(5, [0, 1]),
+        name_of(6): place(6, band=np.array(["B02", *BANDS[1:]])),
+        name_of(7): place(7, file_id=np.array(["no date"] * 4)),
+        name_of(8): place(8, center_lat=np.float64(np.nan)),
+        name_of(9): place(9, bands=pixels(9)[:, :, :100, :100]),
+        name_of(10): b"",
+        "something_else": good,
+    }
+    write_shard(tmp_path / "S2L2A" / "ssl4eos12_shard_000001.tar", {f"{n}.zarr.zip": d for n, d in members.items()})
+    convert(tmp_path / "S2L2A", tmp_path / "set")
+    lines = map(json.loads, (tmp_path / "set" / "rejected.jsonl").read_text().splitlines())
+    expected = ["unreadable", "missing-pixels", "wrong-type", "too-few-dates", "missing-band", "bad-name"]
+    expected += ["unreadable", "wrong-size", "unreadable"]
+    assert {line["path"]: line["reason"] for line in lines} == {
+        **{f"{name_of(2 + index)}.zarr.zip": reason for index, reason in enumerate(expected)},
+        "something_else.zarr.zip": "bad-name",
+    }
+    (tmp_path / "b" / "S2L2A").mkdir(parents=True)
+    (tmp_path / "b" / "S2L2A" / f"{name_of(1, digits=6)}.zarr.zip").write_bytes(chunk([1])[:-1000])
+    with pytest.raises(BandstreamError, match="unreadable: not as zipped Zarr"):
+        convert(tmp_path / "b" / "S2L2A", tmp_path / "none")
+
+
+def test_command(archive: Path, tmp_path: Path) -> None:
+    arguments = [str(archive), str(tmp_path / "set"), "--dates", "2", "--workers", "1"]
+    told = CliRunner().invoke(ssl4eo.command, arguments)
+    assert told.exit_code == 0, told.output
+    assert Manifest.read(tmp_path / "set").source["version"] == "1.1"
+    one = archive / "val" / "S2L2A" / "ssl4eos12_shard_000001.tar"
+    told = CliRunner().invoke(ssl4eo.command, [str(one), str(tmp_path / "one"), "--workers", "1"])
+    assert told.exit_code == 0, told.output
+    assert "1 samples (val 1), 12 bands" in told.output
