@@ -35,8 +35,3 @@ def without_suffix(path: str) -> str:
 def stem(path: str) -> str:
     """The last part of a path, without its suffix."""
     return without_suffix(path).rpartition("/")[2]
-
-
-def printable(path: str) -> str:
-    """A path as ASCII, for names that are no UTF-8."""
-    return path.encode("ascii", "backslashreplace").decode()

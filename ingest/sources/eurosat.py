@@ -21,8 +21,9 @@ import numpy as np
 
 from ingest.commands import source_command
 from ingest.files import Files, open_files
-from ingest.folders import joined, printable
+from ingest.folders import joined
 from ingest.geotiff import RasterError
+from ingest.keys import printed
 from ingest.picture import read_picture
 from ingest.raster import Raster, inspect, read_bands
 from ingest.source import Array, Entry, Facts, Listening, Rejected, Schema
@@ -161,9 +162,9 @@ class EuroSAT:
         key, title = name.rpartition(".")[0], _name(folder)
         told = f"{title}/{name}".lstrip("/")
         if title not in CLASSES:
-            return Rejected(printable(told), "unknown-class", "it lies in no folder that is called as a class")
+            return Rejected(printed(told), "unknown-class", "it lies in no folder that is called as a class")
         if not KEY.fullmatch(key):
-            return Rejected(printable(told), "bad-name", "a tile's name has 1 to 80 letters, digits and _ + = -")
+            return Rejected(printed(told), "bad-name", "a tile's name has 1 to 80 letters, digits and _ + = -")
         named = key.partition("_")[0]
         if named in CLASSES and named != title:
             return Rejected(told, "wrong-class", f"it lies in {title} and is called {named}")
@@ -265,7 +266,7 @@ def _block(files: Files, path: str) -> tuple[str, str | Rejected]:
         place = inspect(files.gdal(path)).centre()
     except (RasterError, OSError) as error:
         reason, detail = (error.reason, error.detail) if isinstance(error, RasterError) else ("unreadable", str(error))
-        return path, Rejected(printable(told), reason, detail)
+        return path, Rejected(printed(told), reason, detail)
     if place is None:
         return path, Rejected(told, "no-place", "--split spatial needs a tile's place, and it names none")
     return path, block_of(*place)

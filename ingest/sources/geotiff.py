@@ -24,10 +24,10 @@ from ingest.bandlist import channel_order, parse_bands
 from ingest.classes import Classes, read_classes
 from ingest.commands import source_command
 from ingest.files import Files, open_files
-from ingest.folders import SPLITS, joined, printable, stem, top_of
+from ingest.folders import SPLITS, joined, stem, top_of, without_suffix
 from ingest.geotiff import RasterError
+from ingest.keys import clean, printed, unique
 from ingest.masks import UNNAMED, Masks, is_tiff, member_of
-from ingest.names import Keys
 from ingest.nodata import Nodata, representable
 from ingest.product import baseline_of, date_of, offset_of
 from ingest.raster import Raster, inspect, read_bands
@@ -47,9 +47,6 @@ MOST_TILES = 1 << 22
 LONGEST_PATH = 340
 """Of a raster in the archive, as JSON."""
 JSON_BYTES = 1024
-LONGEST_MEMBER = len("99999m.npy")
-TILE = "_999999_999999"
-"""What a tile's key ends in, at its longest."""
 LEVEL = re.compile(r"([A-Za-z0-9_-]{1,10})=(.+)")
 """A mask or a list of classes with a name."""
 
@@ -191,16 +188,21 @@ class GeoTiff:
         self._masks = {
             name: Masks(name, open_files(path, listening, is_tiff)) for name, path in self.mask_paths.items()
         }
-        longest = 99 - max(LONGEST_MEMBER, *(len(member_of(name)) for name in ("", *self._masks)))  # a ustar name
-        keys = Keys(self._paths(), min(longest, 80) - (len(TILE) if self.patch else 0))
-        if not keys.count:
+        count = sum(1 for _ in self._paths())
+        if not count:
             raise BandstreamError(f"{self.src} holds no .tif: name the folder or archive of the rasters")
-        self._probe(keys.count, listening)
+        self._probe(count, listening)
         yield from self._files.refused()
-        if not self.patch:
-            for path in self._paths():
-                yield from self._entries(path, keys, None)
-            return
+        yield from unique(self._tiles(listening) if self.patch else self._whole(), listening.scratch)
+
+    def _whole(self) -> Iterator[Entry | Rejected]:
+        """Every raster as listed."""
+        for path in self._paths():
+            yield from self._entries(path, None)
+
+    def _tiles(self, listening: Listening) -> Iterator[Entry | Rejected]:
+        """Every tile of every raster."""
+        assert self.patch is not None
         left, whole = 0, 0
         for path, found in listening.map(partial(_size_of, self._files, self._top), self._paths()):
             if isinstance(found, Rejected):
@@ -208,7 +210,7 @@ class GeoTiff:
                 continue
             whole += math.prod(found)
             left += math.prod(found) - math.prod(side // self.patch * self.patch for side in found)
-            yield from self._entries(path, keys, found)
+            yield from self._entries(path, found)
         if left:
             listening.say(
                 f"not all rasters are a multiple of {self.patch} pixels: {left / whole:.1%} of their pixels, at the "
@@ -223,16 +225,16 @@ class GeoTiff:
                 inner = folder[len(self._top) :].lstrip("/")
                 yield from (joined(inner, name) for name in names if is_tiff(name))
 
-    def _entries(self, path: str, keys: Keys, size: tuple[int, int] | None) -> Iterator[Entry | Rejected]:
+    def _entries(self, path: str, size: tuple[int, int] | None) -> Iterator[Entry | Rejected]:
         """A raster as listed, or its tiles, where its (height, width) are known."""
         try:
             split, masks = self._admitted(path)
         except Rejected as rejection:
             yield rejection
             return
-        key, where = keys[path], json.dumps([joined(self._top, path), masks])
+        name, where = without_suffix(path).replace("/", "_"), json.dumps([joined(self._top, path), masks])
         if size is None or self.patch is None:
-            yield Entry(key, path, split, where=where)
+            yield Entry(clean(name, path), path, split, where=where)
             return
         rows, columns = size[0] // self.patch, size[1] // self.patch
         if not 0 < rows * columns <= MOST_TILES:
@@ -242,14 +244,15 @@ class GeoTiff:
         for row in range(rows):
             for column in range(columns):
                 at = {"row": str(row * self.patch), "column": str(column * self.patch)}
-                yield Entry(f"{key}_{row}_{column}", path, split, extra=at, where=where, group=path)
+                key = clean(f"{name}_{row}_{column}", f"{path} {row} {column}")
+                yield Entry(key, path, split, extra=at, where=where, group=path)
 
     def _admitted(self, path: str) -> tuple[str, dict[str, str]]:
         """Split of a raster, and where its masks lie. Raises Rejected."""
         try:
             path.encode()
         except UnicodeEncodeError:
-            raise Rejected(printable(path), "bad-name", "its name is not UTF-8: rename it") from None
+            raise Rejected(printed(path), "bad-name", "its name is not UTF-8: rename it") from None
         if len(json.dumps(path)) > LONGEST_PATH:
             raise Rejected(path, "bad-name", f"its path takes more than {LONGEST_PATH} bytes of JSON: rename it")
         first = path.partition("/")[0] if "/" in path else ""
@@ -270,9 +273,9 @@ class GeoTiff:
         failed = ""
         for path in paths:
             try:
-                found.append((printable(path), inspect(self._files.gdal(joined(self._top, path)))))
+                found.append((printed(path), inspect(self._files.gdal(joined(self._top, path)))))
             except (RasterError, OSError) as error:
-                failed = failed or f"{printable(path)}: {error}"
+                failed = failed or f"{printed(path)}: {error}"
         if not found:
             raise BandstreamError(f"not one raster of {self.src} can be read, the first: {failed}")
         fitting = [(path, raster) for path, raster in found if raster.count == len(self.bands)]
@@ -355,6 +358,6 @@ def _size_of(files: Files, top: str, path: str) -> tuple[str, tuple[int, int] | 
     try:
         return path, inspect(files.gdal(joined(top, path))).size
     except RasterError as error:
-        return path, Rejected(printable(path), error.reason, error.detail)
+        return path, Rejected(printed(path), error.reason, error.detail)
     except OSError as error:
-        return path, Rejected(printable(path), "unreadable", str(error))
+        return path, Rejected(printed(path), "unreadable", str(error))
