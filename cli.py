@@ -11,6 +11,7 @@ COMMANDS = {
     "ingest": ("ingest.commands:ingest", "Convert an archive into a shard set."),
     "verify": ("ingest.commands:verify", "Check every byte of a shard set against its manifest."),
     "info": ("ingest.commands:info", "What is in a shard set."),
+    "audit": ("ingest.commands:audit", "Find duplicates, and leakage between splits."),
     "preview": ("evaluation.commands:preview", "Draw a contact sheet of patches."),
     "train": ("train:main", "Pretrain an encoder on a shard set without labels."),
     "finetune": ("finetune:main", "Fine-tune for classification or segmentation with few labels."),

@@ -71,7 +71,7 @@ def process(command: Sequence[str], folder: Path, core: int | None = None) -> di
 def warm(folder: Path) -> int:
     """Read every file once, for a system may have taken cold pages back from its page cache; their bytes."""
     total = 0
-    for path, _, names in os.walk(folder):
+    for path, _, names in os.walk(folder, followlinks=True):
         for name in names:
             total += len(Path(path, name).read_bytes())
     return total

@@ -7,19 +7,32 @@ reuses those that lie there as recorded, and the folder is a shard set only once
 import json
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from ingest import physics
 from ingest.engine import Engine, Here, Processes, make_all
+from ingest.mend import Archive, lines_of, mend, record_of
 from ingest.plan import Plan
-from ingest.shard import RECORDS, Input, Record, Task, Vanished, intact, layout_of, make, read_record, tally_of
+from ingest.shard import CLAIM, RECORDS, Input, Record, Task, Vanished, layout_of, read_record, tally_of
 from ingest.source import Listening, Rejected, Source
-from ingest.workplace import REJECTED, check_places, claim, failed, locked, refuse, sweep, workplace
+from ingest.workplace import (
+    REJECTED,
+    OtherSet,
+    check_places,
+    claim,
+    empty,
+    failed,
+    locked,
+    refuse,
+    sweep,
+    workplace,
+)
 from shards import atomic, catalogue
 from shards.errors import BandstreamError
-from shards.manifest import CREATED_BY, FILE, ArraySpec, BandSpec, Manifest, ShardSpec, SplitSpec
+from shards.manifest import CREATED_BY, FILE, ArraySpec, BandSpec, FileSpec, Manifest, ShardSpec, SplitSpec, changed
+from shards.verify import examine, sha256
 
 ENTRIES = "entries.jsonl"
 
@@ -46,10 +59,12 @@ class Options:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an ingest did: the manifest, and how many inputs were dealt with in this run (0: all was there)."""
+    """What an ingest did in this run: the manifest, how many inputs were dealt with (0: all was there), and how many
+    objects were sent elsewhere (0: all were there)."""
 
     manifest: Manifest
     processed: int
+    sent: int = 0
 
 
 def _ignore(*_: Any) -> None:
@@ -67,17 +82,23 @@ class Told:
 
 
 class Elsewhere(Protocol):
-    """Where a set goes once it stands in its folder."""
+    """Where a set goes once it stands in its folder. All raise BandstreamError."""
 
-    def claim(self, plan: str, described: dict[str, Any]) -> Manifest | None:
-        """Have that place for the set of this plan; its manifest where it stands there already, complete. Raises
-        BandstreamError where something else does."""
+    def find(self, plan: str, described: dict[str, Any]) -> Manifest | None:
+        """The manifest of the set of this plan, where it stands there already, complete and sound; refuses where
+        something else does. Changes nothing of another plan."""
+
+    def claim(self, plan: str, described: dict[str, Any]) -> None:
+        """Have that place for the set of this plan, before hours are spent on it."""
+
+    def put(self, manifest: Manifest) -> int:
+        """Bring the set there from its folder, the manifest last; the number of objects that were sent."""
 
 
 def ingest(
     source: Source, target: Path, options: Options, told: Told | None = None, elsewhere: Elsewhere | None = None
 ) -> Outcome:
-    """Turn an archive into the shard set `target`; nothing is done where that stands complete `elsewhere`.
+    """Turn an archive into the shard set `target`; with `elsewhere`, into a set there, and `target` is emptied.
 
     Raises BandstreamError, and with `strict` on the first rejection.
     """
@@ -85,8 +106,14 @@ def ingest(
     for archive in source.inputs:
         check_places(archive, target)
     try:
-        with _engine(options, told) as engine, locked(target):
-            return _ingest(source, target, options, told, elsewhere, engine)
+        with locked(target):
+            with _engine(options, told) as engine:
+                outcome, there = _ingest(source, target, options, told, elsewhere, engine)
+            if elsewhere is not None:
+                if not there:
+                    outcome = replace(outcome, sent=elsewhere.put(outcome.manifest))
+                empty(target)
+            return outcome
     except OSError as error:
         raise failed(target, error) from error
 
@@ -101,7 +128,8 @@ def _engine(options: Options, told: Told) -> Engine:
 
 def _ingest(
     source: Source, target: Path, options: Options, told: Told, elsewhere: Elsewhere | None, engine: Engine
-) -> Outcome:
+) -> tuple[Outcome, bool]:
+    """The set in its folder; or, and then True, nothing but its manifest, for it stands elsewhere already."""
     with workplace(target, options.scratch, told.warn) as scratch:
         inputs = tuple(Input.of(path) for path in source.inputs if path.exists())
         listening = Listening(
@@ -118,12 +146,21 @@ def _ingest(
             raise BandstreamError(f"{plan.rejected[0]} (--strict stops at the first rejected input)")
         described = _describe(source, options, plan.drawn)
         fingerprint = plan.fingerprint(described)
-        finished = _finished(target, fingerprint, described, plan, source)
+        if elsewhere is not None and (manifest := elsewhere.find(fingerprint, described)):
+            return Outcome(manifest, 0), True
+        finished = _finished(target, fingerprint, described, plan, source, engine, told)
+        begun = (target / RECORDS / CLAIM).exists()
+        if finished is None:
+            claim(target, fingerprint, described)
+        try:
+            if elsewhere is not None:
+                elsewhere.claim(fingerprint, described)
+        except BaseException:
+            if not begun:
+                (target / RECORDS / CLAIM).unlink(missing_ok=True)
+            raise
         if finished is not None:
-            return finished
-        if elsewhere is not None and (manifest := elsewhere.claim(fingerprint, described)):
-            return Outcome(manifest, 0)
-        claim(target, fingerprint, described)
+            return finished, False
         for warning in physics.check(source, plan):
             told.warn(warning)
         task = Task(source, target, fingerprint, options.strict, inputs)
@@ -138,7 +175,7 @@ def _ingest(
         finally:
             sweep(target)
         manifest = _commit(target, source, described, fingerprint, plan)
-    return Outcome(manifest, plan.total)
+    return Outcome(manifest, plan.total), False
 
 
 def _describe(source: Source, options: Options, drawn: bool) -> dict[str, Any]:
@@ -163,47 +200,62 @@ def _forget_rejections(target: Path, plan: Plan, fingerprint: str) -> None:
             (target / RECORDS / f"{name}.json").unlink(missing_ok=True)
 
 
-def _finished(target: Path, fingerprint: str, described: dict[str, Any], plan: Plan, source: Source) -> Outcome | None:
-    """Where the set stands complete: check it, make damaged shards anew. None where it is still to be ingested."""
+def _finished(
+    target: Path,
+    fingerprint: str,
+    described: dict[str, Any],
+    plan: Plan,
+    source: Source,
+    engine: Engine,
+    told: Told,
+) -> Outcome | None:
+    """Where the set stands complete: check it, make anew what is damaged. None where it is still to be ingested."""
     if not (target / FILE).exists():
         return None
-    manifest = Manifest.read(target)
+    raw = (target / FILE).read_bytes()
+    try:
+        manifest = Manifest.read(target)
+        damaged = changed(raw)
+    except BandstreamError as error:
+        damaged = str(error)
+    task = Task(source, target, fingerprint, strict=False)
+    if damaged:
+        if fingerprint.encode() not in raw:
+            raise OtherSet(
+                f"{target / FILE} is damaged, and nothing in it says that this archive and these options made the set: "
+                "restore it, or name a new folder"
+            )
+        claim(target, fingerprint, described)
+        _take_over(task, plan, raw)
+        (target / FILE).unlink()
+        return None
+    compare(target, manifest, fingerprint, described)
+    problems = examine(target, lambda done, total: told.progress("verify", done, total))
+    mended = mend(target, manifest, problems, Archive(task, plan, engine))
+    if mended.told():
+        told.say(mended.told())
+    sweep(target)
+    return Outcome(manifest, mended.inputs)
+
+
+def compare(place: Path | str, manifest: Manifest, fingerprint: str, described: dict[str, Any]) -> None:
+    """Raises BandstreamError, naming what differs, where the set that stands there is another plan's."""
     if manifest.source.get("plan") != fingerprint:
         old = {key: manifest.source.get(key) for key in ("split", "shard_samples", "options")}
         old |= {"created_by": manifest.created_by, "name": manifest.name, "seed": manifest.seed}
         old["source"] = {key: manifest.source.get(key) for key in described["source"]}
-        refuse(target, "a shard set", old, described)
-    if not _lists(target, manifest):
-        (target / FILE).unlink()  # the catalogue needs every shard's rows: ingest again
-        return None
-    task = Task(source, target, fingerprint, strict=False)
-    made = 0
-    specs = {spec.file: spec for split in manifest.splits.values() for spec in split.shards}
-    for number, name in enumerate(plan.names):
-        spec = specs.get(f"{name}.tar")
-        if spec is not None and not intact(target, spec.file, spec.bytes, spec.sha256, spec.idx_sha256):
-            shard = plan[number]
-            claim(target, fingerprint, described)
-            record = make(task, shard)
-            made += len(shard.entries)
-            if (record.sha256, record.idx_sha256) != (spec.sha256, spec.idx_sha256):
-                raise BandstreamError(
-                    f"{target / spec.file} was damaged, and the archive no longer gives what it held: "
-                    f"remove {target} and ingest again"
-                )
-    sweep(target)
-    return Outcome(manifest, made)
+        refuse(place, "a shard set", old, described)
 
 
-def _lists(target: Path, manifest: Manifest) -> bool:
-    """Whether the catalogue and the list of rejected inputs have the lines that they should have."""
-    try:
-        rows = catalogue.read(target).num_rows
-        lines = (target / REJECTED).read_text().splitlines()
-        counts = Counter(json.loads(line)["reason"] for line in lines)
-    except (BandstreamError, OSError, ValueError, KeyError, TypeError):
-        return False
-    return rows == sum(split.samples for split in manifest.splits.values()) and dict(counts) == manifest.rejected
+def _take_over(task: Task, plan: Plan, manifest: bytes) -> None:
+    """Leave records of the shards whose checksums stand in a damaged manifest: these are sound beyond doubt."""
+    size = task.layout().sample_bytes
+    for shard in plan:
+        path = task.target / shard.file
+        sums = [sha256(each) for each in (path, path.with_suffix(".idx")) if each.is_file()]
+        if len(sums) == 2 and all(each.encode() in manifest for each in sums):
+            record = record_of(task, shard, path.stat().st_size // size)
+            atomic.write_text(task.target / RECORDS / f"{shard.name}.json", json.dumps(vars(record), allow_nan=False))
 
 
 def _commit(target: Path, source: Source, described: dict[str, Any], fingerprint: str, plan: Plan) -> Manifest:
@@ -225,8 +277,7 @@ def _commit(target: Path, source: Source, described: dict[str, Any], fingerprint
             if record.tally:
                 tally.merge(record.tally)
     rejected.sort(key=lambda rejection: rejection.args)
-    lines = [json.dumps({"path": r.path, "reason": r.reason, "detail": r.detail}) + "\n" for r in rejected]
-    atomic.write_text(target / REJECTED, "".join(lines))
+    atomic.write_text(target / REJECTED, lines_of(rejected))
     if not splits:
         (target / catalogue.FILE).unlink()
         first = f", the first: {rejected[0]}" if rejected else ""
@@ -266,6 +317,8 @@ def _commit(target: Path, source: Source, described: dict[str, Any], fingerprint
             for split, specs in splits.items()
         },
         rejected=dict(sorted(Counter(rejection.reason for rejection in rejected).items())),
+        columns={name: kind.__name__ for name, kind in schema.columns.items()},  # type: ignore[misc]
+        files={name: _file(target / name) for name in (catalogue.FILE, REJECTED)},
     )
     expected = {spec.file for specs in splits.values() for spec in specs}
     for path in (*target.glob("*.tar"), *target.glob("*.idx")):
@@ -273,6 +326,10 @@ def _commit(target: Path, source: Source, described: dict[str, Any], fingerprint
             path.unlink()
     manifest.write(target)
     return manifest
+
+
+def _file(path: Path) -> FileSpec:
+    return FileSpec(bytes=path.stat().st_size, sha256=sha256(path))
 
 
 def _spec(record: Record) -> ShardSpec:

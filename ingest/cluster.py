@@ -4,11 +4,14 @@ Every worker must see the archive and the set's folder under the paths that they
 """
 
 import contextlib
+import json
 import pickle
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
+from pathlib import Path
 from typing import Any
 
 from ingest.engine import Lost
@@ -25,7 +28,7 @@ AHEAD = 2
 
 
 class Cluster:
-    """The workers of the Dask scheduler at `address` (tcp://HOST:PORT)."""
+    """The workers of the Dask scheduler at `address` (tcp://HOST:PORT, or the file that `--scheduler-file` named)."""
 
     def __init__(self, address: str, say: Callable[[str], None]) -> None:
         self._address, self._say = address, say
@@ -37,8 +40,8 @@ class Cluster:
         except ImportError:
             raise BandstreamError("--scheduler needs Dask: install bandstream[cluster]") from None
         try:
-            self._client = Client(self._address, timeout=PATIENCE_S, set_as_default=False)
-        except (OSError, ValueError, TimeoutError) as error:
+            self._client = Client(_address(self._address), timeout=PATIENCE_S, set_as_default=False)
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise BandstreamError(
                 f"no Dask scheduler answers at {self._address} ({error}): "
                 "start one with `dask scheduler`, or name another"
@@ -140,6 +143,18 @@ class Cluster:
 
     def _threads(self) -> dict[str, int]:
         return dict(self._client.nthreads())
+
+
+def _address(told: str) -> str:
+    """An address as it is; of a scheduler's file, once that is there, the address that stands in it."""
+    if "://" in told or not told.endswith(".json"):
+        return told
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        with contextlib.suppress(FileNotFoundError):
+            return str(json.loads(Path(told).read_bytes())["address"])
+        time.sleep(0.1)
+    raise TimeoutError(f"no such file after {PATIENCE_S} s")
 
 
 def _version() -> str:

@@ -1,4 +1,4 @@
-"""The commands `ingest`, `verify` and `info`; `ingest` has a subcommand for each file in `ingest/sources/`."""
+"""The commands `ingest`, `verify`, `info` and `audit`; `ingest` has a subcommand for each file in `ingest/sources/`."""
 
 import functools
 import importlib
@@ -10,6 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import click
+
+
+class Folder(click.Path):
+    """A folder of this machine that holds a shard set."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if "://" in str(value):
+            self.fail(f"{value} is a URL: copy the set to a folder and name that", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 class Sources(click.Group):
@@ -45,10 +54,14 @@ OPTIONS = [
     click.option(
         "--scratch",
         type=click.Path(path_type=Path, file_okay=False),
-        help="Folder for what has to be unpacked on the way  [default: inside DST]",
+        help="Folder for what has to be unpacked on the way, and, where DST is a URL, for the set until it lies there  "
+        "[default: inside DST; for a URL $TMPDIR or /var/tmp]",
     ),
     click.option(
-        "--scheduler", default="", metavar="TCP://HOST:PORT", help="Dask cluster that does the work, instead."
+        "--scheduler",
+        default="",
+        metavar="ADDRESS",
+        help="Dask cluster that does the work: tcp://HOST:PORT, or the scheduler's file.",
     ),
     click.option("--strict", is_flag=True, help="Stop at the first input that cannot be taken."),
 ]
@@ -63,16 +76,22 @@ def source_command(make: Callable[..., Any]) -> click.Command:
     """
 
     @functools.wraps(make)
-    def run(src: tuple[Path, ...], dst: Path, **options: Any) -> None:
+    def run(src: tuple[Path, ...], dst: str, **options: Any) -> None:
         shared = {option: options.pop(option) for option in SHARED}
         recorded = {name: value for name, value in options.items() if _is_plain(value)}
         _run(make(src, **options), dst, recorded, **shared)
 
     for option in reversed(OPTIONS):
         run = option(run)
-    run = click.argument("dst", type=click.Path(path_type=Path))(run)
+    run = click.argument("dst")(run)
     run = click.argument("src", type=click.Path(path_type=Path), nargs=-1, required=True)(run)
-    return click.command()(run)
+    return click.command(epilog=URLS)(run)
+
+
+URLS = """DST may be a URL of fsspec, such as s3://BUCKET/NAME: the set is built in a folder (--scratch), sent, read
+back and compared, and its manifest is written last. Endpoint and credentials of S3 are those of the environment
+(AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_PROFILE) or of fsspec's configuration, as in
+FSSPEC_S3='{"config_kwargs": {"read_timeout": 60}}', which is also how long a silent server is waited for."""
 
 
 SHARED = ("name", "seed", "shard_samples", "split_file", "workers", "scratch", "strict", "scheduler")
@@ -87,7 +106,7 @@ def _is_plain(value: Any) -> bool:
 
 def _run(
     source: Any,
-    dst: Path,
+    dst: str,
     recorded: dict[str, Any],
     name: str,
     seed: int,
@@ -102,9 +121,9 @@ def _run(
     import time
 
     from ingest.build import Options, Told
-    from ingest.build import ingest as build
     from ingest.plan import read_split_file
     from ingest.progress import bars
+    from ingest.upload import ingest as build
 
     splits = read_split_file(split_file) if split_file else None
     cores = workers or len(os.sched_getaffinity(0))
@@ -123,38 +142,101 @@ def _run(
     click.echo(f"{dst}: {total:,} samples ({splits_}), {len(manifest.bands)} bands, {size / 1e6:,.1f} MB")
     if manifest.rejected:
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in manifest.rejected.items())
-        click.echo(f"rejected {sum(manifest.rejected.values()):,} ({reasons}): see {dst / 'rejected.jsonl'}")
+        click.echo(f"rejected {sum(manifest.rejected.values()):,} ({reasons}): see {dst.rstrip('/')}/rejected.jsonl")
     if outcome.processed:
         click.echo(f"{outcome.processed:,} patches in {seconds:.1f} s, {outcome.processed / seconds:,.0f} patches/s")
-    else:
+    if outcome.sent:
+        click.echo(f"{outcome.sent:,} objects sent, all read back and compared")
+    if not outcome.processed and not outcome.sent:
         click.echo("it was complete: nothing to do")
 
 
 @click.command()
-@click.argument("dst", type=click.Path(path_type=Path))
-def verify(dst: Path) -> None:
-    """Check every byte of the shard set DST against its manifest; exit 1 where there are problems."""
-    from shards.manifest import Manifest
-    from shards.verify import verify as problems_of
+@click.argument("dst", type=Folder(path_type=Path))
+@click.argument("src", nargs=-1, metavar="[SRC]... [-- OPTIONS]")
+@click.option("--repair", is_flag=True, help="Make anew what is damaged; shards from the archive SRC.")
+def verify(dst: Path, src: tuple[str, ...], repair: bool) -> None:
+    """Check every byte of the shard set DST against its manifest; exit 1 where there are problems.
 
+    With --repair, what is damaged or missing is made anew, byte for byte as it was, and what is sound is left alone:
+    indexes and the catalogue from the shards, shards and the list of rejected inputs from the archive SRC that the set
+    was made of. The options are those that the manifest names; those that name files, such as --metadata, are given
+    again after --.
+    """
+    from ingest.progress import bars
+    from ingest.repair import repair as mend
+    from shards.manifest import Manifest
+    from shards.verify import examine
+
+    if src and not repair:
+        raise click.UsageError("SRC is what --repair makes shards from: add --repair, or leave it out")
     manifest = Manifest.read(dst)
-    problems = problems_of(dst)
+    with bars(sys.stderr) as progress:
+        problems = examine(dst, lambda done, total: progress("verify", done, total))
     for problem in problems:
-        click.echo(problem)
-    if problems:
+        click.echo(str(problem))
+    if problems and not repair:
         click.echo(f"{dst}: {len(problems)} problems", err=True)
         sys.exit(1)
+    if problems:
+        with bars(sys.stderr) as progress:
+            click.echo(mend(dst, src, problems, lambda text: click.echo(text, err=True), progress))
+        return
     shards = [shard for split in manifest.splits.values() for shard in split.shards]
     click.echo(
         f"{dst}: {len(shards)} shards, {sum(shard.samples for shard in shards):,} samples, all as the manifest says"
     )
+    if manifest.files is None:
+        click.echo("an early bandstream made it: no checksums of its catalogue, list and manifest", err=True)
 
 
 @click.command()
-@click.argument("dst", type=click.Path(path_type=Path))
-def info(dst: Path) -> None:
-    """Say what the shard set DST holds: splits, classes, bands, radiometry, size, what was rejected."""
-    from ingest.overview import overview
+@click.argument("dst", type=Folder(path_type=Path))
+@click.option(
+    "--map",
+    "picture",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Draw where the samples lie into this PNG, too.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Say it as JSON.")
+def info(dst: Path, picture: Path | None, as_json: bool) -> None:
+    """Say what the shard set DST holds: splits, classes, dates, places, bands, radiometry, size, what was rejected."""
+    import json
 
-    for line in overview(dst):
+    from ingest.overview import lines, summary
+
+    told = summary(dst)
+    for line in [json.dumps(told, indent=1, ensure_ascii=False)] if as_json else lines(told):
         click.echo(line)
+    if picture is not None:
+        from ingest.map import draw
+
+        samples = draw(dst, picture)
+        click.echo(f"{picture}: {samples:,} samples", err=True)
+
+
+@click.command()
+@click.argument("dst", type=Folder(path_type=Path))
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write all pairs to this file, too: Parquet, or JSON lines where it ends in .jsonl.",
+)
+def audit(dst: Path, out: Path | None) -> None:
+    """Find copies in the shard set DST, exact and near, and ground that splits share; exit 1 where any crosses splits.
+
+    Exact: the same stored numbers in all arrays. Near: the same picture, but for noise, a little gain or a shift by a
+    pixel. Overlaps of footprints are looked for between samples of different splits, whatever their dates.
+    """
+    from ingest.audit import Audit, report, write
+    from ingest.progress import bars
+
+    with bars(sys.stderr) as progress:
+        opened = Audit(dst, progress)
+        findings = opened.run()
+    for line in report(opened, findings):
+        click.echo(line)
+    if out is not None:
+        click.echo(f"{out}: {write(opened, findings, out):,} pairs", err=True)
+    if findings.leaks:
+        sys.exit(1)

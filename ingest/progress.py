@@ -4,7 +4,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
-UNITS = {"make up": "patches", "list": "B", "ingest": "patches", "upload": "B", "verify": "B"}
+UNITS = {
+    "make up": "patches",
+    "list": "B",
+    "ingest": "patches",
+    "upload": "B",
+    "verify": "B",
+    "audit": "samples",
+    "compare": "pairs",
+}
 """What a stage counts."""
 
 

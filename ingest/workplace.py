@@ -39,6 +39,10 @@ def check_places(archive: Path, target: Path) -> None:
         raise BandstreamError(f"{target} is a file: name a folder for the shard set")
 
 
+class OtherSet(BandstreamError):
+    """The folder holds what another archive, or other options, made."""
+
+
 @contextmanager
 def locked(target: Path) -> Iterator[None]:
     """Make the folder and keep other ingests out of it; the lock dies with the process."""
@@ -144,10 +148,19 @@ def sweep(target: Path) -> None:
             stale.unlink(missing_ok=True)
 
 
-def refuse(target: Path, what: str, old: dict[str, Any], new: dict[str, Any]) -> None:
+def empty(target: Path) -> None:
+    """Remove the set from a folder that it was only built in."""
+    for path in target.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def refuse(target: Path | str, what: str, old: dict[str, Any], new: dict[str, Any]) -> None:
     changed = [f"{key} {old.get(key)!r}, now {value!r}" for key, value in new.items() if old.get(key) != value]
     why = "; ".join(changed) or "the archive lists other samples or labels than it did"
-    raise BandstreamError(f"{target} holds {what} with other options ({why}): name a new folder, or remove that one")
+    raise OtherSet(f"{target} holds {what} with other options ({why}): name a new folder, or remove that one")
 
 
 def failed(target: Path, error: OSError) -> BandstreamError:

@@ -19,6 +19,8 @@ SPLITS = ("train", "val", "test")
 
 Count = Annotated[int, Field(ge=0)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+ZEROS = b"0" * 64
+"""What stands for the manifest's checksum of itself while that is computed."""
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
@@ -93,13 +95,23 @@ class ShardSpec(Part):
     idx_sha256: Sha256
 
 
+class FileSpec(Part):
+    """A file of the set that is no shard."""
+
+    bytes: Count
+    sha256: Sha256
+
+
 class SplitSpec(Part):
     samples: Annotated[int, Field(ge=1)]
     shards: list[ShardSpec]
 
 
 class Manifest(Part):
-    """The manifest of a shard set, as `ingest/FORMAT.md` describes it."""
+    """The manifest of a shard set, as `ingest/FORMAT.md` describes it.
+
+    Sets of early writers lack `columns`, `files` and `manifest_sha256`.
+    """
 
     format_version: Literal[1]
     name: str
@@ -115,6 +127,9 @@ class Manifest(Part):
     statistics: dict[str, BandStatistics]
     splits: dict[str, SplitSpec]
     rejected: dict[str, Count]
+    columns: dict[str, Literal["str", "int", "float"]] | None = None
+    files: dict[FileName, FileSpec] | None = None
+    manifest_sha256: Sha256 | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> "Manifest":
@@ -146,12 +161,24 @@ class Manifest(Part):
 
     def fingerprint(self) -> str:
         """SHA-256 of the canonical JSON: two sets with equal fingerprints hold equal bytes."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        canonical = json.dumps(self._content(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
+
+    def _content(self) -> dict[str, Any]:
+        """All but its own checksum, without the fields that an early writer did not know."""
+        content = self.model_dump(mode="json", exclude={"manifest_sha256"})
+        return {name: value for name, value in content.items() if value is not None}
+
+    def encoded(self) -> bytes:
+        """The bytes of `dataset.json`."""
+        content = {**self._content(), "manifest_sha256": ZEROS.decode()}
+        blank = (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+        head, tail = blank.rsplit(ZEROS, 1)
+        return head + hashlib.sha256(blank).hexdigest().encode() + tail
 
     def write(self, folder: Path) -> None:
         """Write `dataset.json` atomically: from then on the folder is a shard set."""
-        atomic.write_json(folder / FILE, self.model_dump(mode="json"))
+        atomic.write_bytes(folder / FILE, self.encoded())
 
     @classmethod
     def read(cls, folder: Path | str) -> "Manifest":
@@ -176,3 +203,13 @@ class Manifest(Part):
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "manifest"
             raise BandstreamError(f"{path}: {where}: {first['msg']}: restore it or ingest again") from None
+
+
+def changed(raw: bytes) -> str:
+    """What is wrong with the bytes of a valid `dataset.json`; "" where they are those that were written."""
+    stated = json.loads(raw).get("manifest_sha256")
+    if stated is None:
+        return ""
+    if raw.count(stated.encode()) != 1 or hashlib.sha256(raw.replace(stated.encode(), ZEROS)).hexdigest() != stated:
+        return "changed since it was written, its manifest_sha256 does not fit it"
+    return ""

@@ -21,6 +21,8 @@ class Running:
         environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "DASK_DISTRIBUTED__LOGGING__DISTRIBUTED": "error"}
         environment |= {"DASK_DISTRIBUTED__WORKER__DAEMON": "false"}
         self._environment = environment
+        self.file = folder / "scheduler.json"
+        self.file.unlink(missing_ok=True)
         self.scheduler = self._start("scheduler", "--host", "tcp://127.0.0.1", "--port", "0", "--no-dashboard")
         self.address = self._address()
         self.workers = [self.add_worker() for _ in range(workers)]
@@ -29,7 +31,7 @@ class Running:
         log = (self._folder / f"{arguments[0]}-{time.monotonic_ns()}.log").open("wb")
         with log:
             return subprocess.Popen(
-                [DASK, *arguments, "--scheduler-file", str(self._folder / "scheduler.json")],
+                [DASK, *arguments, "--scheduler-file", str(self.file)],
                 cwd=self._folder,
                 env=self._environment,
                 stdout=log,
@@ -43,7 +45,7 @@ class Running:
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             with suppress(OSError, ValueError):
-                return str(json.loads((self._folder / "scheduler.json").read_bytes())["address"])
+                return str(json.loads(self.file.read_bytes())["address"])
             time.sleep(0.05)
         raise TimeoutError("the Dask scheduler did not start")
 
@@ -51,26 +53,27 @@ class Running:
         nanny = "--nanny" if self._nannies else "--no-nanny"
         return self._start("worker", nanny, "--nthreads", "1", "--no-dashboard", "--local-directory", str(self._folder))
 
-    def kill_worker(self, number: int = 0) -> None:
-        """SIGKILL to a worker (with a nanny: to the process that works, not to the nanny)."""
-        process = self.workers[number]
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        victims = [int(child) for child in children if self._works(int(child))] if self._nannies else [process.pid]
-        for victim in victims:
-            with suppress(ProcessLookupError):
-                os.kill(victim, signal.SIGKILL)
-
-    @staticmethod
-    def _works(pid: int) -> bool:
-        with suppress(OSError):
-            return b"resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_bytes()
-        return False
+    def worker(self, number: int) -> int | None:
+        """The process that works (with a nanny: not the nanny itself); None while it is being started anew."""
+        nanny = self.workers[number].pid
+        return next(iter(workers_of(nanny)), None) if self._nannies else nanny
 
     def stop(self) -> None:
         for process in (*self.workers, self.scheduler):
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+def workers_of(process: int) -> list[int]:
+    """Processes that `multiprocessing` started from one, from whichever of its threads."""
+    found = []
+    for path in Path(f"/proc/{process}/task").glob("*/children"):
+        for child in path.read_text().split():
+            with suppress(OSError):
+                if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
+                    found.append(int(child))
+    return found
 
 
 @contextmanager

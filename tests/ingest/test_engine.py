@@ -175,7 +175,7 @@ def test_dask_leaves_the_same_bytes(archive: Path, expected: Any, tmp_path: Path
 
 
 def test_dask_by_the_command(archive: Path, expected: Any, tmp_path: Path, dask: cluster.Running) -> None:
-    arguments = "ingest", "bigearthnet", archive, tmp_path / "set", "--shard-samples", 4, "--scheduler", dask.address
+    arguments = "ingest", "bigearthnet", archive, tmp_path / "set", "--shard-samples", 4, "--scheduler", dask.file
     result = run(*arguments)
     assert result.returncode == 0, result.stderr
     assert contents(tmp_path / "set") == expected
@@ -199,7 +199,7 @@ def test_dask_workers_killed(archive: Path, expected: Any, tmp_path: Path) -> No
 
 def test_dask_that_is_not_there(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ingest.cluster.PATIENCE_S", 2)
-    for address in ("tcp://127.0.0.1:9", "nonsense://x"):
+    for address in ("tcp://127.0.0.1:9", "nonsense://x", str(tmp_path / "none.json")):
         with pytest.raises(BandstreamError, match="no Dask scheduler answers at"):
             ingest(BigEarthNet(archive), tmp_path / "set", Options(scheduler=address))
     assert not (tmp_path / "set").exists()

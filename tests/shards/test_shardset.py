@@ -8,12 +8,11 @@ import tarfile
 import numpy as np
 import pytest
 
-from shards import atomic, catalogue
+from shards import atomic
 from shards.bands import SENTINEL2, esa_order, false_colour, true_colour
 from shards.errors import BandstreamError
 from shards.manifest import Manifest
 from shards.shardset import ShardSet
-from shards.verify import verify
 
 
 @pytest.fixture
@@ -126,54 +125,6 @@ def test_a_shard_of_another_stride_but_the_same_size_is_refused(copy):
     path.write_bytes(data)
     with pytest.raises(BandstreamError, match=f"{path.name} does not fit its manifest"):
         ShardSet.open(copy)
-
-
-def test_verify_is_silent_on_a_sound_set(shard_set):
-    assert verify(shard_set) == []
-
-
-def test_verify_finds_single_bits_anywhere(copy):
-    rng = np.random.default_rng(0)
-    files = sorted([*copy.glob("*.tar"), *copy.glob("*.idx")])
-    for _ in range(8):
-        path = files[rng.integers(len(files))]
-        sound = path.read_bytes()
-        flipped = bytearray(sound)
-        at = int(rng.integers(len(sound)))
-        flipped[at] ^= 1 << int(rng.integers(8))
-        path.write_bytes(flipped)
-        assert any(path.name in problem for problem in verify(copy)), (path, at)
-        path.write_bytes(sound)
-    assert verify(copy) == []
-
-
-def test_verify_names_missing_extra_swapped_and_stale_files(copy):
-    first, second = ShardSet.open(copy).paths("train")[:2]
-    kept = first.read_bytes(), second.read_bytes()
-    first.write_bytes(kept[1])
-    second.write_bytes(kept[0])
-    problems = "\n".join(verify(copy))
-    assert first.name in problems and second.name in problems
-    first.write_bytes(kept[0])
-    second.write_bytes(kept[1])
-    assert verify(copy) == []
-    (copy / "train-999999.tar").write_bytes(kept[0])
-    assert verify(copy) == ["train-999999.tar: not in the manifest"]
-    (copy / "train-999999.tar").unlink()
-    shutil.copy(second.with_suffix(".idx"), first.with_suffix(".idx"))
-    assert any(first.with_suffix(".idx").name in problem for problem in verify(copy))
-    second.unlink()
-    assert f"{second.name}: missing" in verify(copy)
-
-
-def test_verify_reads_the_catalogue(copy):
-    table = catalogue.read(copy).to_pydict()
-    table["key"][0], table["key"][1] = table["key"][1], table["key"][0]
-    with catalogue.writing(copy, dict.fromkeys(("country", "tile", "processing_baseline"), str), ["labels"]) as add:
-        add(table)
-    assert verify(copy) == ["samples.parquet: does not list the samples where the shards hold them"]
-    (copy / "samples.parquet").write_bytes(b"x")
-    assert "samples.parquet" in verify(copy)[0]
 
 
 def test_equal_sets_have_equal_fingerprints_and_others_do_not(copy):
