@@ -189,15 +189,17 @@ def lines(told: dict[str, Any]) -> Iterator[str]:
         f"{name} {split['samples']:,} in {split['shards']} shards" for name, split in told["splits"].items()
     )
     yield from _times_and_places(told)
+    several = any(array["time"] for array in told["arrays"].values())
     for member, array in told["arrays"].items():
-        date = f" (date {array['time']})" if any(each["time"] for each in told["arrays"].values()) else ""
+        date = f" (date {array['time']})" if several else ""
         shape = " x ".join(map(str, array["shape"]))
         yield f"array {member}: {array['dtype']} {shape}, {' '.join(array['bands'])}{date}"
     light = told["reflectance"]
     yield f"reflectance = stored x {light['scale']:g} + {light['offset']:g}, level {light['level']}"
     for baseline, offset in told["offsets_removed"].items():
         samples = (told["columns"][BASELINE] or {}).get(baseline, 0)
-        yield f"  baseline {baseline or 'unknown'}: {samples:,} samples, offset removed {offset}"
+        first = " at date 0" if several else ""
+        yield f"  baseline {baseline or 'unknown'}: {samples:,} samples, offset removed {offset}{first}"
     if "mean" in told["bands"][0]:
         heads = "".join(f"{head:>8}" for head in ("min", "p02", "p98", "max", "nodata"))
         yield f"{'band':<6}{'nm':>6}{'m':>5}{'mean':>10}{'std':>10}{heads}"
