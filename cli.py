@@ -9,6 +9,7 @@ import click
 COMMANDS = {
     "synth": ("ingest.synthetic.command:synth", "Make up a Sentinel-2 archive in BigEarthNet v2's layout."),
     "ingest": ("ingest.commands:ingest", "Convert an archive into a shard set."),
+    "plan": ("ingest.commands:plan", "What an ingest will take: shards, bytes, hours."),
     "verify": ("ingest.commands:verify", "Check every byte of a shard set against its manifest."),
     "info": ("ingest.commands:info", "What is in a shard set."),
     "audit": ("ingest.commands:audit", "Find duplicates, and leakage between splits."),

@@ -325,7 +325,7 @@ def _commit(target: Path, source: Source, described: dict[str, Any], fingerprint
         if path.with_suffix(".tar").name not in expected:
             path.unlink()
     manifest.write(target)
-    return manifest
+    return Manifest.read(target)
 
 
 def _file(path: Path) -> FileSpec:

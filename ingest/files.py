@@ -1,6 +1,6 @@
-"""The files of an archive by their relative paths, whether it lies in a folder or in a tar as it was downloaded.
+"""The files of an archive by their relative paths, whether it lies in a folder, or in a tar or zip as downloaded.
 
-A `.tar` is read where it lies: its headers once, then each file by its place. A compressed tar is spooled in one pass:
+A `.tar` is read where it lies: its headers once, then each file by its place. A compressed tar, or a zip, is spooled:
 the files that are wanted are written one behind another to scratch, and read there in the same way. Where each file
 lies stands in an SQLite table, so that memory does not grow with the archive. Links, devices and names that lead out of
 the archive are refused; a file that a tar holds twice is its last one, as for `tar x`.
@@ -11,11 +11,14 @@ import os
 import re
 import shutil
 import sqlite3
+import stat
+import struct
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -208,7 +211,7 @@ class Tar:
 
 
 def open_files(path: Path, listening: Listening, wanted: Callable[[str], bool] = lambda path: True) -> Files:
-    """The files of a folder or a tar; of a tar only those whose path is `wanted`.
+    """The files of a folder, a tar or a zip; of these only those whose path is `wanted`.
 
     Raises BandstreamError where it is neither, is damaged or cut off, or does not fit on scratch.
     """
@@ -216,19 +219,23 @@ def open_files(path: Path, listening: Listening, wanted: Callable[[str], bool] =
         raise BandstreamError(f"{path} does not exist: name the folder or tar of the archive")
     if path.is_dir():
         return Folder(path)
-    found = TAR.search(path.name)
-    if not found:
-        raise BandstreamError(f"{path} is neither a folder nor a .tar, .tar.gz or .tar.zst: unpack it, name its folder")
+    found, zipped = TAR.search(path.name), path.suffix.lower() == ".zip"
+    if not (found or zipped):
+        raise BandstreamError(
+            f"{path} is neither a folder nor a .tar, .tar.gz, .tar.zst or .zip: unpack it, name its folder"
+        )
     status = path.stat()
     identity = f"{path.resolve()} {status.st_size} {status.st_mtime_ns}"
     own = listening.scratch / f"tar-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
-    compressed = found[1].lower() != "tar"
+    compressed = not found or found[1].lower() != "tar"
     files = Tar(own / "files" if compressed else path.resolve(), own / "index.sqlite")
     if not files.index.exists():
         shutil.rmtree(own, ignore_errors=True)
         own.mkdir(parents=True)
         try:
-            if compressed:
+            if zipped:
+                _spool_zip(path, files.data, own / "index.tmp", listening, wanted)
+            elif compressed:
                 _spool(path, files.data, own / "index.tmp", listening, wanted)
             else:
                 with path.open("rb") as opened:
@@ -240,6 +247,50 @@ def open_files(path: Path, listening: Listening, wanted: Callable[[str], bool] =
             raise
         (own / "index.tmp").replace(files.index)
     return files
+
+
+def in_order(path: Path, listening: Listening) -> tuple[Path, Iterator["_Header"]]:
+    """The files of a tar in the order in which they stand in it, those that it holds twice twice, and where they lie:
+    in the tar itself, or in what a compressed one was unpacked to on scratch. What is refused has a `detail`.
+
+    Raises BandstreamError where it is damaged or cut off, or does not fit on scratch.
+    """
+    found = TAR.search(path.name)
+    if not found:
+        raise BandstreamError(f"{path} is no .tar, .tar.gz or .tar.zst")
+    plain = path.resolve()
+    if found[1].lower() != "tar":
+        status = path.stat()
+        identity = f"{plain} {status.st_size} {status.st_mtime_ns}"
+        plain = listening.scratch / f"tar-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.tar"
+        if not plain.exists():
+            _unpack(path, plain)
+    return plain, _checked_headers(plain, path)
+
+
+def _unpack(path: Path, plain: Path) -> None:
+    """Write what a compressed tar holds, as one tar, atomically."""
+    temporary = plain.with_suffix(".tmp")
+    try:
+        with path.open("rb") as raw, temporary.open("wb") as out:
+            for piece in _gunzipped(raw, path) if path.name.lower().endswith("gz") else _unzstd(raw, path):
+                out.write(piece)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise BandstreamError(f"{path} cannot be unpacked to {plain}: {_reason(error)}") from None
+        raise
+    temporary.replace(plain)
+
+
+def _checked_headers(plain: Path, path: Path) -> Iterator["_Header"]:
+    with plain.open("rb") as opened:
+        size = os.fstat(opened.fileno()).st_size
+        for header in _headers(_Seekable(opened), path):
+            if header.at + header.size > size:
+                raise BandstreamError(f"{path} ends in the middle of {header.name}: download it again")
+            if not header.name.endswith("/"):
+                yield header
 
 
 def _reason(error: Exception) -> str:
@@ -295,6 +346,24 @@ def _unzstd(raw: BinaryIO, path: Path) -> Iterator[bytes]:
         ) from None
 
 
+def _spool_zip(path: Path, data: Path, index: Path, listening: Listening, wanted: Callable[[str], bool]) -> None:
+    try:
+        with path.open("rb") as raw, zipfile.ZipFile(raw) as archive, data.open("wb") as out:
+            size = sum(info.file_size for info in archive.infolist() if wanted(_plain(info.filename)))
+            free = shutil.disk_usage(data.parent).free
+            listening.say(
+                f"spooling {path.name} to {data.parent}: it takes {size / 1e9:,.2f} GB there until the set is done, "
+                f"{free / 1e9:,.1f} GB are free"
+            )
+            if size > free:
+                raise BandstreamError(f"{data.parent} has no room for it: name another folder with --scratch")
+            stream = _Zipped(archive)
+            _index(stream, path, index, out, wanted, listening, raw.tell, stream.headers())
+    except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, ValueError) as error:
+        text = " ".join(str(error).split())
+        raise BandstreamError(f"{path} is damaged, or no zip ({text}): download it again") from None
+
+
 class _Seekable:
     """A file whose position is known without asking."""
 
@@ -348,6 +417,30 @@ class _Stream:
             pass
 
 
+class _Zipped(_Stream):
+    """The files of a zip (PKWARE APPNOTE 6.3), checksums compared: each is the stream while its header is in hand."""
+
+    def __init__(self, archive: zipfile.ZipFile) -> None:
+        super().__init__(iter(()))
+        self._archive = archive
+
+    def headers(self) -> Iterator["_Header"]:
+        for info in self._archive.infolist():
+            name = _plain(info.filename)
+            detail = _unsafe(name).replace("the tar", "the zip")
+            if name.endswith("/"):
+                if not detail:
+                    yield _Header(name.rstrip("/") + "/", 0, 0)
+                continue
+            if not detail and stat.S_ISLNK(info.external_attr >> 16):
+                detail = "a symbolic link inside the zip"
+            if info.flag_bits & 1:
+                raise BandstreamError(f"{info.filename} in the zip is encrypted: unpack it, name its folder")
+            with self._archive.open(info) as member:
+                self._pieces, self._piece = iter(partial(member.read, PIECE), b""), memoryview(b"")
+                yield _Header(name, info.file_size, 0, detail)
+
+
 def _index(
     file: _Seekable | _Stream,
     path: Path,
@@ -356,8 +449,10 @@ def _index(
     wanted: Callable[[str], bool],
     listening: Listening,
     tell: Callable[[], int],
+    headers: Iterator["_Header"] | None = None,
 ) -> None:
-    """Read a tar's headers into the table `index`, and with `out` its files there. `tell`: how far it has come."""
+    """Read a tar's headers (or those given) into the table `index`, and with `out` its files there. `tell`: how far it
+    has come."""
     size = path.stat().st_size
     with closing(sqlite3.connect(index)) as table:
         table.executescript("pragma journal_mode = off; pragma synchronous = off; pragma locking_mode = exclusive;")
@@ -365,7 +460,7 @@ def _index(
         table.execute("insert into folders values (0, null, x'')")
         current, number = "", 0
         rows: list[tuple[int, bytes, int, int]] = []
-        for count, header in enumerate(_headers(file, path)):
+        for count, header in enumerate(headers or _headers(file, path)):
             if count % 4096 == 0:
                 listening.progress(tell(), size)
             if header.detail:

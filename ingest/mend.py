@@ -271,11 +271,16 @@ def rows_of(
     for samples in _samples(path, layout, count):
         for sample in samples:
             content = json.loads(bytes(layout.view(sample, "json")))
-            known = content["crs"] != ""
+            if missing := [name for name in columns if name not in content]:
+                raise BandstreamError(
+                    f"{path}: the json of its samples does not hold {', '.join(missing)} of the catalogue: "
+                    "ingest into a new folder"
+                )
+            known = content.get("crs", "") != ""
             rows["key"].append(layout.key(sample))
             rows["lon"].append(content["lon"] if known else None)
             rows["lat"].append(content["lat"] if known else None)
-            rows["date"].append(content["date"])
+            rows["date"].append(content["date"] if "date" in content else next(iter(content.get("dates", [])), ""))
             for name in columns:
                 rows[name].append(content[name])
             for name, label in labels.items():

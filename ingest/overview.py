@@ -192,8 +192,8 @@ def lines(told: dict[str, Any]) -> Iterator[str]:
     several = any(array["time"] for array in told["arrays"].values())
     for member, array in told["arrays"].items():
         date = f" (date {array['time']})" if several else ""
-        shape = " x ".join(map(str, array["shape"]))
-        yield f"array {member}: {array['dtype']} {shape}, {' '.join(array['bands'])}{date}"
+        size = " x ".join(map(str, array["shape"]))
+        yield f"array {member}: {array['dtype']} {size}, {' '.join(array['bands'])}{date}"
     light = told["reflectance"]
     yield f"reflectance = stored x {light['scale']:g} + {light['offset']:g}, level {light['level']}"
     for baseline, offset in told["offsets_removed"].items():

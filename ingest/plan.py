@@ -4,7 +4,8 @@ Samples are ordered by a hash of (seed, key), which no library's random stream c
 their split. Archives list neighbours together; here they lie apart. The plan is made before a pixel is read: a sample
 that turns out to be damaged leaves its shard smaller and moves no other.
 
-Entries lie on disk; memory holds some 40 bytes of each while the plan is made and 8 afterwards.
+Entries lie on disk; memory holds some 26 bytes of each while the plan is made, 38 where splits are drawn, and 8
+afterwards.
 """
 
 import csv
@@ -30,6 +31,12 @@ DRAWN, OUT = 254, 255
 """Codes of entries whose split is still to be drawn, and of those that are rejected; others are numbers of SPLITS."""
 LINE = 2048
 """Bytes read at once for an entry, which may take more."""
+MEMORY, MEMORY_DRAWN = 26, 38
+"""Bytes of memory an entry while the plan is made, splits given and drawn: see tests/proofs/ingest_plan.py."""
+PIECES = 16
+"""Hashes are sorted in so many pieces."""
+AT_ONCE = 1 << 18
+"""Entries that are put in their places at once."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +60,8 @@ def digest(purpose: str, seed: int, key: str) -> int:
 class Plan:
     """All shards of an ingest, in order: `len`, indexing and iteration make them from the entries on disk.
 
-    `rejected`: the inputs that are refused before any is read; `drawn`: whether splits were drawn by the seed.
+    `rejected`: the inputs that are refused before any is read; `drawn`: whether splits were drawn by the seed;
+    `splits`: split → number of its entries.
     """
 
     def __init__(
@@ -94,44 +102,40 @@ class Plan:
                     strata.append(numbers.setdefault(item.stratum, len(numbers)))
         self.drawn = len(draws) > 0
         code = np.frombuffer(codes, np.uint8)
-        of_entry, of_draw = np.frombuffer(offsets, np.uint64), np.flatnonzero(code == DRAWN)
-        order = np.argsort(np.frombuffer(orders, np.uint64), kind="stable")
-        self._reject_duplicates(order, np.frombuffer(orders, np.uint64), of_entry, code)
+        order = _sorted(np.frombuffer(orders, np.uint64))
+        to_draw = code == DRAWN
+        self._reject_duplicates(order, np.frombuffer(orders, np.uint64), np.frombuffer(offsets, np.uint64), code)
         del orders
-        kept = code[of_draw] == DRAWN
-        code[of_draw[kept]] = _draw(np.frombuffer(draws, np.uint64)[kept], np.frombuffer(strata, np.uint32)[kept])
-        del draws, strata, of_draw, kept
+        kept = code[to_draw] == DRAWN
+        hashes, kinds = np.frombuffer(draws, np.uint64), np.frombuffer(strata, np.uint32)
+        if not kept.all():
+            hashes, kinds = hashes[kept], kinds[kept]
+        code[code == DRAWN] = _draw(hashes, kinds)
+        del draws, strata, hashes, kinds, to_draw, kept
         ordered = code[order]
-        self._codes = hashlib.sha256(ordered.tobytes()).hexdigest()
-        self._places = np.empty(int((code != OUT).sum()), np.uint64)
-        self._cuts: list[tuple[str, str, int, int]] = []
-        begin = 0
-        for number, split in enumerate(SPLITS):
-            places = of_entry[order[ordered == number]]
-            self._places[begin : begin + len(places)] = places
-            for shard, start in enumerate(range(0, len(places), shard_samples)):
-                stop = min(start + shard_samples, len(places))
-                self._cuts.append((f"{split}-{shard:06d}", split, begin + start, begin + stop))
-            begin += len(places)
+        self._codes = hashlib.sha256(ordered.data).hexdigest()
+        self.splits = {split: int(np.count_nonzero(ordered == number)) for number, split in enumerate(SPLITS)}
+        self._places = _places(np.frombuffer(offsets, np.uint64), order, ordered, list(self.splits.values()))
+        self._shard_samples = shard_samples
 
-    def _reject_duplicates(self, order: np.ndarray, orders: np.ndarray, offsets: np.ndarray, code: np.ndarray) -> None:
+    def _reject_duplicates(self, order: np.ndarray, hashes: np.ndarray, offsets: np.ndarray, code: np.ndarray) -> None:
         """Of entries with one key the first listed stays."""
-        ordered = orders[order]
-        repeats = np.flatnonzero(ordered[1:] == ordered[:-1]) + 1
-        if not len(repeats):
-            return
+        first: dict[str, Entry] = {}
         with self.path.open("rb") as file:
-            first: dict[str, Entry] = {}
-            for position in repeats:
-                for place in (position - 1, position):
-                    number = order[place]
-                    if code[number] == OUT:
-                        continue
-                    entry = _entry_at(file.fileno(), int(offsets[number]))
-                    known = first.setdefault(entry.key, entry)
-                    if known is not entry and place == position:
-                        self.rejected.append(Rejected(entry.path, "duplicate", f"the same patch lies in {known.path}"))
-                        code[number] = OUT
+            for start in range(0, len(order), AT_ONCE):
+                numbers = order[start : start + AT_ONCE + 1]
+                ordered = hashes[numbers]
+                for position in np.flatnonzero(ordered[1:] == ordered[:-1]) + 1:
+                    for place in (position - 1, position):
+                        number = numbers[place]
+                        if code[number] == OUT:
+                            continue
+                        entry = _entry_at(file.fileno(), int(offsets[number]))
+                        known = first.setdefault(entry.key, entry)
+                        if known is not entry and place == position:
+                            detail = f"the same patch lies in {known.path}"
+                            self.rejected.append(Rejected(entry.path, "duplicate", detail))
+                            code[number] = OUT
 
     @property
     def total(self) -> int:
@@ -141,16 +145,26 @@ class Plan:
     @property
     def names(self) -> list[str]:
         """Names of all shards, in order."""
-        return [name for name, *_ in self._cuts]
+        return [f"{split}-{shard:06d}" for split in self.splits for shard in range(self._shards(split))]
+
+    def _shards(self, split: str) -> int:
+        return -(-self.splits[split] // self._shard_samples)
 
     def __len__(self) -> int:
-        return len(self._cuts)
+        return sum(map(self._shards, self.splits))
 
     def __getitem__(self, index: int) -> Shard:
-        name, split, start, stop = self._cuts[index]
+        shard, begin = range(len(self))[index], 0
+        for split, count in self.splits.items():
+            if shard < self._shards(split):
+                break
+            shard -= self._shards(split)
+            begin += count
+        start = begin + shard * self._shard_samples
+        places = self._places[start : min(start + self._shard_samples, begin + count)]
         with self.path.open("rb") as file:
-            entries = tuple(_entry_at(file.fileno(), int(place)) for place in self._places[start:stop])
-        return Shard(name, split, entries)
+            entries = tuple(_entry_at(file.fileno(), int(place)) for place in places)
+        return Shard(f"{split}-{shard:06d}", split, entries)
 
     def __iter__(self) -> Iterator[Shard]:
         return (self[index] for index in range(len(self)))
@@ -174,6 +188,36 @@ def _entry_at(descriptor: int, offset: int) -> Entry:
     return Entry.load(*line[: line.index(b"\n")].split(b"\t", 1))
 
 
+def _sorted(hashes: np.ndarray) -> np.ndarray:
+    """The stable order of uint64 (n,), as uint32 where n allows it.
+
+    Sorted piece by piece: a plain argsort would hold an int64 of each, and more while it works.
+    """
+    order = np.empty(len(hashes), np.uint32 if len(hashes) < 1 << 32 else np.uint64)
+    width, done = (1 << 64) // PIECES, 0
+    for low in range(0, 1 << 64, width):
+        own = np.flatnonzero((hashes >= np.uint64(low)) & (hashes <= np.uint64(low + width - 1)))
+        order[done : done + len(own)] = own[np.argsort(hashes[own], kind="stable")]
+        done += len(own)
+    return order
+
+
+def _places(offsets: np.ndarray, order: np.ndarray, ordered: np.ndarray, counts: list[int]) -> np.ndarray:
+    """Where the entries of the first split lie in their order, then those of the second …: uint64 (sum of counts,).
+
+    `ordered`: codes in the same order.
+    """
+    result = np.empty(sum(counts), np.uint64)
+    ends = [sum(counts[:number]) for number in range(len(counts))]
+    for start in range(0, len(order), AT_ONCE):
+        numbers, codes = order[start : start + AT_ONCE], ordered[start : start + AT_ONCE]
+        for split in range(len(counts)):
+            own = offsets[numbers[codes == split]]
+            result[ends[split] : ends[split] + len(own)] = own
+            ends[split] += len(own)
+    return result
+
+
 def _draw(hashes: np.ndarray, strata: np.ndarray) -> np.ndarray:
     """Split numbers, uint8 (n,): of each stratum's entries, by their hashes, a tenth val, a tenth test, the rest train.
 
@@ -181,8 +225,12 @@ def _draw(hashes: np.ndarray, strata: np.ndarray) -> np.ndarray:
     """
     train, val, test = (SPLITS.index(split) for split in ("train", "val", "test"))
     result = np.full(len(hashes), train, np.uint8)
-    order = np.lexsort((hashes, strata))
-    for own in np.split(order, np.flatnonzero(np.diff(strata[order])) + 1):
+    order = _sorted(hashes)
+    cuts = np.empty(0, np.int64)
+    if len(strata) and strata.max():
+        order = order[np.argsort(strata[order], kind="stable")]
+        cuts = np.flatnonzero(np.diff(strata[order])) + 1
+    for own in np.split(order, cuts):
         ends = []
         for end in (len(own) // HELD_OUT, 2 * (len(own) // HELD_OUT)):
             begin = stop = end

@@ -27,14 +27,11 @@ BUCKET = "sets"
 OWNER = ("owner", "owner-secret")
 READER = ("reader", "reader-secret")
 """Key and secret of one who may do everything, and of one who may only read."""
-BUSY = b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Reduce your request rate.</Message></Error>"
-BUSY = (
-    b"HTTP/1.1 503 Slow Down\r\nContent-Type: application/xml\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b"
-    % (
-        len(BUSY),
-        BUSY,
-    )
-)
+SLOW_DOWN = b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Reduce your request rate.</Message></Error>"
+BUSY = b"HTTP/1.1 503 Slow Down\r\nContent-Type: application/xml\r\nConnection: close\r\n"
+BUSY += b"Content-Length: %d\r\n\r\n%b" % (len(SLOW_DOWN), SLOW_DOWN)
+FLIPPED = 20_000
+"""Where, in what comes at once, a bit is changed: behind the header."""
 
 
 @dataclass
@@ -167,7 +164,8 @@ class Proxy(Server):
     """Passes bytes to and from a server, but for the trouble that it is told to make:
 
     `stall` takes what comes and passes nothing on; `reset` breaks connections; `busy` answers 503 to all that is asked;
-    `refuse` accepts no connection and breaks those that there are.
+    `refuse` accepts no connection and breaks those that there are; `flip up` and `flip down` change one bit, once, of
+    what goes to the server or comes from it.
     """
 
     def __init__(self, server: Server) -> None:
@@ -227,7 +225,7 @@ class Proxy(Server):
             self._begun = self._begun or time.monotonic()
             if time.monotonic() - self._begun > self._seconds:
                 self._kind = ""
-            elif sent:
+            elif sent and not self._kind.startswith("flip"):
                 self.met += 1
             return self._kind
 
@@ -269,6 +267,10 @@ class Proxy(Server):
                 if kind == "busy" and up:
                     source.sendall(BUSY.partition(b"<")[0] if data.startswith(b"HEAD ") else BUSY)
                     break
+                if kind == ("flip up" if up else "flip down") and len(data) > FLIPPED:
+                    data = data[:FLIPPED] + bytes([data[FLIPPED] ^ 1]) + data[FLIPPED + 1 :]
+                    self.met += 1
+                    self.trouble("")
                 target.settimeout(None)
                 target.sendall(data)
                 target.settimeout(0.1)

@@ -12,11 +12,10 @@ Rejected, as the authors leave them out of the 19-class nomenclature: patches wh
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from sys import intern
 from typing import Any
 
 import click
@@ -49,6 +48,10 @@ FLAGS = {"seasonal-snow": "contains_seasonal_snow", "cloud-or-shadow": "contains
 """What `--without` may name, and the column of the metadata that says it."""
 SPLITS = {"train": "train", "validation": "val", "val": "val", "test": "test"}
 JSON_BYTES = 1024
+Known = tuple[tuple[Any, ...] | None, str]
+"""What is known of a patch beside its folder: its row of the metadata (split, labels, country, flags…), and where its
+reference map lies, `number among the opened:folder of its tile`; shared by all patches of which the same is known."""
+UNKNOWN: Known = None, ""
 LARGEST = 1 << 22
 """A file of more bytes is read through GDAL, which need not take all of it into memory."""
 
@@ -92,6 +95,12 @@ def command(
     A run that was interrupted goes on when it is started again.
     """
     return BigEarthNet(src, metadata, maps, exclude, without)
+
+
+def looks_like(names: Sequence[str]) -> bool:
+    """Whether files are named as a patch's bands are, in a folder of the patch's name."""
+    parts = [name.split("/")[-2:] for name in names if name.endswith(".tif")]
+    return any(len(own) == 2 and own[1] == f"{own[0]}_B8A.tif" for own in parts)
 
 
 class BigEarthNet:
@@ -168,45 +177,49 @@ class BigEarthNet:
         self._files = [files for files in opened if not _only_maps(files)]
         self._tops = [_top(files) for files in self._files]
         sides = [files for files in opened if files not in self._files]
-        found = [self._patches(number) for number in range(len(self._files))]
-        if not any(self._holds_patch(number, path) for number, patches in enumerate(found) for path in patches):
+        found = [self._tiles(number) for number in range(len(self._files))]
+
+        def patches() -> Iterator[tuple[int, str]]:
+            """All patches; listed again each time, for their names take far more memory than a second look."""
+            return ((number, path) for number, tiles in enumerate(found) for path in self._patches(number, *tiles))
+
+        if not any(self._holds_patch(number, path) for number, path in patches()):
             raise BandstreamError(
                 f"{named} holds no patches: expected BigEarthNet-S2/TILE/PATCH/ (version 2) or PATCH/ (version 1)"
             )
-        rows = self._rows(opened)
-        if self.without and rows is None:
+        known: dict[str, Known] = {}
+        has_rows = self._rows(opened, known)
+        if self.without and not has_rows:
             raise BandstreamError("--without needs the flags of metadata.parquet: name it with --metadata")
-        keys = {_key(path) for patches in found for path in patches}
-        maps = self._masks(keys, sides, listening)
+        self._has_masks = self._masks(known, lambda: (_key(path) for _, path in patches()), sides, listening)
+        self._has_labels = self.version == "1" or has_rows
         excluded = _names(self.exclude)
-        self._has_labels = self.version == "1" or rows is not None
-        self._has_masks = maps is not None
         for files in opened:
             yield from files.refused()
-        for number, patches in enumerate(found):
-            for path in patches:
-                try:
-                    yield self._entry(path, number, rows, maps, excluded)
-                except Rejected as rejection:
-                    yield rejection
+        for number, path in patches():
+            try:
+                yield self._entry(path, number, known.get(_key(path), UNKNOWN), has_rows, excluded)
+            except Rejected as rejection:
+                yield rejection
 
-    def _entry(self, path: str, number: int, rows: Any, maps: Mapping[str, str] | None, excluded: set[str]) -> Entry:
+    def _entry(self, path: str, number: int, known: Known, has_rows: bool, excluded: set[str]) -> Entry:
         """A patch as listed. Raises Rejected."""
+        row, mapped = known
         key = _key(path)
         if not KEY.fullmatch(key):
             raise Rejected(path, "bad-name", "a patch's name has 1 to 80 letters, digits and _ + = -")
         if key in excluded:
             raise Rejected(path, "excluded", "it stands in a list of --exclude")
-        split, labels, extra = _covered(path, rows[key] if rows is not None and key in rows else None, rows)
-        if flagged := [flag for flag in self.without if rows[key][3 + list(FLAGS).index(flag)]]:
+        split, labels, extra = _covered(path, row, has_rows)
+        if flagged := [flag for flag in self.without if row and row[3 + list(FLAGS).index(flag)]]:
             raise Rejected(path, "excluded", f"the metadata flags it {', '.join(flagged)}")
-        if maps is not None and key not in maps:
+        if self._has_masks and not mapped:
             raise Rejected(path, "no-map", "the reference maps do not cover it")
-        where = f"{number}:{maps[key] if maps is not None else ':'}"
+        where = f"{number}:{mapped if self._has_masks else ':'}"
         return Entry(key, path, split, labels, extra, where)
 
-    def _patches(self, number: int) -> list[str]:
-        """Paths of an archive's patch folders, TILE/PATCH or PATCH, sorted; sets the version."""
+    def _tiles(self, number: int) -> tuple[list[str], bool]:
+        """An archive's folders of tiles, True; or of patches, False. Sets the version."""
         files, top = self._files[number], self._tops[number]
         folders = [name for name in files.inside(top) if name not in (MAPS, "BigEarthNet-S1")]
         nested, marked = False, False
@@ -214,18 +227,19 @@ class BigEarthNet:
             nested |= bool(files.inside(_join(top, name)))
             marked |= any(file.endswith("_labels_metadata.json") for file in files.names(_join(top, name)))
         self.version = "1" if marked and not nested else "2"
-        if not nested:
-            return folders
-        paths = []
+        return folders, nested
+
+    def _patches(self, number: int, folders: list[str], nested: bool) -> Iterator[str]:
+        """Paths of an archive's patch folders, TILE/PATCH or PATCH, sorted."""
+        files, top = self._files[number], self._tops[number]
         for name in folders:
             try:
-                inside = files.inside(_join(top, name))
+                inside = files.inside(_join(top, name)) if nested else []
             except OSError as error:
                 raise BandstreamError(f"{name} of the archive cannot be listed ({error.strerror})") from None
-            paths += [f"{name}/{patch}" for patch in inside]
-            if not inside and any(file.endswith(".tif") for file in files.names(_join(top, name))):
-                paths.append(name)
-        return paths
+            yield from (f"{name}/{patch}" for patch in inside)
+            if not nested or (not inside and any(file.endswith(".tif") for file in files.names(_join(top, name)))):
+                yield name
 
     def _holds_patch(self, number: int, path: str) -> bool:
         """Whether a folder has at least one file of the patch that it is named after."""
@@ -235,9 +249,8 @@ class BigEarthNet:
             return False
         return any(name.startswith(f"{_key(path)}_") for name in names)
 
-    def _rows(self, opened: Sequence[Files]) -> dict[str, tuple[Any, ...]] | None:
-        """Patch → (split, labels, country, flags…) from the metadata; None where there is none. A contradiction is an
-        error."""
+    def _rows(self, opened: Sequence[Files], known: dict[str, Known]) -> bool:
+        """Put the rows of the metadata into `known`; False where there is none. A contradiction is an error."""
         files: list[tuple[Path | str, Any]] = [(path, path) for path in self.metadata]
         if not files and self.version == "2":
             import io
@@ -247,40 +260,48 @@ class BigEarthNet:
                     if METADATA in inside.names(top):
                         files.append((METADATA, io.BytesIO(inside.read(_join(top, METADATA)))))
         if not files:
-            return None
+            return False
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        rows: dict[str, tuple[Any, ...]] = {}
-        same: dict[tuple[Any, ...], tuple[Any, ...]] = {}
+        same: dict[Any, Any] = {}
         for file, content in files:
             try:
-                table = pq.read_table(content)
+                opened_file = pq.ParquetFile(content)
+                found = opened_file.schema_arrow.names
             except (OSError, pa.ArrowException) as error:
-                raise BandstreamError(
-                    f"{file} cannot be read as Parquet ({error}): name another with --metadata"
-                ) from None
-            missing = [name for name in ("patch_id", "labels", "split") if name not in table.column_names]
+                raise _no_parquet(file, error) from None
+            missing = [name for name in ("patch_id", "labels", "split") if name not in found]
             if missing:
                 raise BandstreamError(f"{file} has no column {', '.join(missing)}: it is not BigEarthNet v2's metadata")
-            wanted = [FLAGS[flag] for flag in self.without if FLAGS[flag] not in table.column_names]
+            wanted = [FLAGS[flag] for flag in self.without if FLAGS[flag] not in found]
             if wanted:
                 raise BandstreamError(f"{file} has no column {', '.join(wanted)}, which --without needs")
-            for batch in table.to_batches(8192):
-                names = ("split", "labels", "country", *FLAGS.values())
-                empty = [None] * len(batch)
-                columns = [batch[name].to_pylist() if name in table.column_names else empty for name in names]
-                for patch, split, labels, *others in zip(batch["patch_id"].to_pylist(), *columns, strict=True):
-                    row = (split, tuple(labels or ()), *others)
-                    row = same.setdefault(row, row)
-                    if rows.setdefault(intern(patch), row) != row:
-                        raise BandstreamError(
-                            f"{file} contradicts itself or another file about {patch}: give one metadata file"
-                        )
-        return rows
+            names = ("patch_id", "split", "labels", "country", *FLAGS.values())
+            try:
+                for batch in opened_file.iter_batches(8192, columns=[name for name in names if name in found]):
+                    empty = [None] * len(batch)
+                    columns = [batch[name].to_pylist() if name in found else empty for name in names]
+                    for patch, split, labels, *others in zip(*columns, strict=True):
+                        row = (split, tuple(labels or ()), *others)
+                        # few rows differ, and most patches share theirs with thousands
+                        one = same.setdefault((row, ""), (row, ""))
+                        if known.setdefault(patch, one) != one:
+                            raise BandstreamError(
+                                f"{file} contradicts itself or another file about {patch}: give one metadata file"
+                            )
+            except (OSError, pa.ArrowException) as error:
+                raise _no_parquet(file, error) from None
+        return True
 
-    def _masks(self, keys: set[str], sides: Sequence[Files], listening: Listening) -> dict[str, str] | None:
-        """Patch → where its reference map's folder lies: number among `_files` and the folder of its tile."""
+    def _masks(
+        self,
+        known: dict[str, Known],
+        keys: Callable[[], Iterator[str]],
+        sides: Sequence[Files],
+        listening: Listening,
+    ) -> bool:
+        """Put into `known` where patches' reference maps lie; whether there are any. `keys`: the archive's patches."""
         if self.maps:
             sides = [open_files(self.maps, listening, _wanted)]
         bases = [(files, _maps_base(files)) for files in sides]
@@ -289,22 +310,24 @@ class BigEarthNet:
                 if not sides and MAPS in files.inside(base.rpartition("/")[0]):
                     bases.append((files, base))
         if not bases:
-            return None
-        found: dict[str, str] = {}
+            return False
+        same: dict[Any, Any] = {}
         for files, base in bases:
             if files not in self._files:
                 self._files.append(files)
             number = self._files.index(files)
             for folder in _map_folders(files, base):
-                found[_key(folder)] = intern(f"{number}:{_join(base, folder.rpartition('/')[0])}")
-        if keys.isdisjoint(found):
-            what = f"{self.maps or MAPS} covers not one of the {len(keys)} patches"
+                tile, _, patch = folder.rpartition("/")
+                one = known.get(patch, UNKNOWN)[0], f"{number}:{_join(base, tile)}"
+                known[patch] = same.setdefault(one, one)
+        if not any(known.get(key, UNKNOWN)[1] for key in keys()):
+            what = f"{self.maps or MAPS} covers not one of the {len(set(keys()))} patches"
             if sides:
                 raise BandstreamError(f"{what}: name this archive's reference maps")
             self._masks_note = "none: the reference maps beside the patches cover not one of them"
             listening.warn(f"{what}: taken to be another archive's, the set gets no masks")
-            return None
-        return found
+            return False
+        return True
 
     def read(self, entry: Entry, views: Mapping[str, np.ndarray]) -> Facts:
         number, mapped, tile = entry.where.split(":", 2)
@@ -391,12 +414,16 @@ class BigEarthNet:
             raise Rejected(path, "unreadable", f"no labels can be read from it ({type(error).__name__})") from None
 
 
+def _no_parquet(file: Path | str, error: Exception) -> BandstreamError:
+    return BandstreamError(f"{file} cannot be read as Parquet ({error}): name another with --metadata")
+
+
 def _join(*parts: str) -> str:
     return "/".join(part for part in parts if part)
 
 
 def _key(path: str) -> str:
-    return intern(path.rpartition("/")[2])
+    return path.rpartition("/")[2]
 
 
 def _wanted(path: str) -> bool:
@@ -467,9 +494,9 @@ def _names(lists: Iterable[Path]) -> set[str]:
     return names
 
 
-def _covered(path: str, row: Any, rows: Any) -> tuple[str, dict[str, tuple[int, ...]], dict[str, str]]:
+def _covered(path: str, row: Any, has_rows: bool) -> tuple[str, dict[str, tuple[int, ...]], dict[str, str]]:
     """Split, labels and country of a patch by its metadata row. Raises Rejected."""
-    if rows is None:
+    if not has_rows:
         return "", {}, {}
     if row is None:
         raise Rejected(path, "no-metadata", "the metadata does not cover it")

@@ -244,8 +244,8 @@ def test_no_room_on_scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_neither_folder_nor_tar(tmp_path: Path) -> None:
-    (tmp_path / "a.zip").write_bytes(b"PK")
-    for name, told in [("a.zip", "neither a folder nor"), ("none", "does not exist")]:
+    (tmp_path / "a.7z").write_bytes(b"7z")
+    for name, told in [("a.7z", "neither a folder nor"), ("none", "does not exist")]:
         with pytest.raises(BandstreamError, match=told):
             open_files(tmp_path / name, Listening(tmp_path / "scratch"))
     assert files.TAR.search("x.TAR.ZST")

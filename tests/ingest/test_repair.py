@@ -201,3 +201,31 @@ def test_wrong_usage(damaged: Path, archive: Path) -> None:
     assert (
         CliRunner().invoke(bandstream, ["verify", str(damaged), "--repair", str(archive), "--", "--x"]).exit_code == 2
     )
+
+
+def test_a_catalogue_that_the_shards_cannot_give_is_said(tmp_path: Path, made: Path, damaged: Path) -> None:
+    from shards.manifest import Manifest
+
+    manifest = Manifest.read(damaged)
+    manifest.model_copy(update={"columns": {**(manifest.columns or {}), "weather": "str"}}).write(damaged)
+    (damaged / "samples.parquet").unlink()
+    assert "does not hold weather of the catalogue" in refusal(damaged, "--repair")
+    columns = {name: kind for name, kind in (manifest.columns or {}).items() if name != "tile"}
+    manifest.model_copy(update={"columns": columns}).write(damaged)
+    assert "made anew it has other bytes than dataset.json states" in refusal(damaged, "--repair")
+    assert not (damaged / "samples.parquet").exists() and not (damaged / ".partial").exists()
+
+
+def test_sets_of_early_writers_are_mended_with_the_archive(archive: Path, made: Path, damaged: Path) -> None:
+    from shards.manifest import Manifest
+
+    early = Manifest.read(damaged).model_copy(update={"columns": None, "files": None})
+    early.write(damaged)
+    (damaged / "samples.parquet").unlink()
+    (damaged / "rejected.jsonl").write_text("")
+    assert "samples.parquet can only be made anew from the archive" in refusal(damaged, "--repair")
+    run(damaged, "--repair", archive)
+    expected = contents(made)
+    assert {name: data for name, data in contents(damaged).items() if name != "dataset.json"} == {
+        name: data for name, data in expected.items() if name != "dataset.json"
+    }

@@ -187,7 +187,25 @@ def test_a_server_that_fails_for_a_while(
     assert time.monotonic() - begin < 20
 
 
-@pytest.mark.parametrize("kind", ["busy", "reset", "stall", "refuse"])
+@pytest.mark.parametrize("kind", ["flip up", "flip down"])
+def test_bits_that_change_on_the_way(
+    archive: Path,
+    expected: dict[str, bytes],
+    server: Server,
+    proxy: Proxy,
+    place: str,
+    kind: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    use(monkeypatch, proxy)
+    proxy.trouble(kind, after=500_000)
+    convert(archive, url(place), scratch=tmp_path)
+    assert proxy.met == 1
+    assert server.contents(place) == expected
+
+
+@pytest.mark.parametrize("kind", ["busy", "stall"])
 def test_a_server_that_fails_for_good(
     archive: Path,
     expected: dict[str, bytes],
