@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ingest.source import Array
 
@@ -31,3 +31,16 @@ def taken(found: Sequence[T], dates: int) -> list[T]:
     """`dates` of what was found, in order, evenly by rank: 0 and 2 of four, so that two dates of four seasons lie half
     a year apart."""
     return [found[number * len(found) // dates] for number in range(dates)]
+
+
+def json_of(dates: list[str], products: list[str], baselines: list[str], removed: list[int]) -> dict[str, Any]:
+    """What a sample's json says of its dates: lists with an item a date, and of the first what other sets say."""
+    return {
+        "date": dates[0],
+        "processing_baseline": baselines[0],
+        "offset_removed": removed[0],
+        "dates": dates,
+        "products": products,
+        "processing_baselines": baselines,
+        "offsets_removed": removed,
+    }

@@ -198,7 +198,8 @@ def lines(told: dict[str, Any]) -> Iterator[str]:
     yield f"reflectance = stored x {light['scale']:g} + {light['offset']:g}, level {light['level']}"
     for baseline, offset in told["offsets_removed"].items():
         samples = (told["columns"][BASELINE] or {}).get(baseline, 0)
-        yield f"  baseline {baseline or 'unknown'}: {samples:,} samples, offset removed {offset}"
+        first = " at date 0" if several else ""
+        yield f"  baseline {baseline or 'unknown'}: {samples:,} samples, offset removed {offset}{first}"
     if "mean" in told["bands"][0]:
         heads = "".join(f"{head:>8}" for head in ("min", "p02", "p98", "max", "nodata", "satur."))
         yield f"{'band':<6}{'nm':>6}{'m':>5}{'mean':>10}{'std':>10}{heads}"

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from ingest.cells import Grid
-from ingest.dates import arrays_of, in_order, member, taken
+from ingest.dates import arrays_of, in_order, json_of, member, taken
 from ingest.files import Files, open_files
 from ingest.product import date_of, tile_of
 from ingest.source import Array, Entry, Facts, Listening, Rejected, Schema
@@ -96,7 +96,7 @@ class SSL4EOZarr:
             labels={},
             masks={},
             json_bytes=1024 + 256 * self.dates,
-            columns={"tile": str},
+            columns={"tile": str, "processing_baseline": str},
             nodata=0,
         )
 
@@ -177,10 +177,7 @@ class SSL4EOZarr:
         dates = [date_of(product) for product in products]
         content = {
             "id": entry.key,
-            "dates": dates,
-            "products": products,
-            "processing_baselines": [""] * self.dates,
-            "offsets_removed": [OFFSET if self.chunks else 0] * self.dates,
+            **json_of(dates, products, [""] * self.dates, [OFFSET if self.chunks else 0] * self.dates),
             "crs": f"EPSG:{epsg}" if epsg else "",
             "transform": [width / SIDE, 0.0, left, 0.0, height / SIDE, top],
             "bounds": [left, top + height, left + width, top],
@@ -188,7 +185,8 @@ class SSL4EOZarr:
             "lat": centre[1],
             "tile": tile_of(products[0]),
         }
-        return Facts({}, content, centre, dates[0], {"tile": content["tile"]})
+        columns = {name: content[name] for name in ("tile", "processing_baseline")}
+        return Facts({}, content, centre, dates[0], columns)
 
 
 def _entry(name: str, where: str) -> Entry | Rejected:

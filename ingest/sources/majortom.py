@@ -31,7 +31,7 @@ import numpy as np
 
 from ingest.cells import Grid
 from ingest.commands import source_command
-from ingest.dates import arrays_of, in_order, member, taken
+from ingest.dates import arrays_of, in_order, json_of, member, taken
 from ingest.geotiff import Reader
 from ingest.parquet import (
     METADATA,
@@ -149,7 +149,7 @@ class MajorTOM:
             labels={},
             masks={},
             json_bytes=1024 + 256 * self.dates,
-            columns={"grid_cell": str, "tile": str},
+            columns={"grid_cell": str, "tile": str, "processing_baseline": str},
             nodata=0,
         )
 
@@ -416,10 +416,7 @@ def _facts(
     content = {
         "id": entry.key,
         "grid_cell": entry.extra["cell"],
-        "dates": dates,
-        "products": products,
-        "processing_baselines": [baseline_of(product) for product in products],
-        "offsets_removed": removed,
+        **json_of(dates, products, [baseline_of(product) for product in products], removed),
         "crs": f"EPSG:{header.epsg}" if header.epsg else "",
         "transform": transform,
         "bounds": bounds,
@@ -427,5 +424,5 @@ def _facts(
         "lat": lat,
         "tile": tile_of(products[0]),
     }
-    columns = {"grid_cell": content["grid_cell"], "tile": content["tile"]}
+    columns = {name: content[name] for name in ("grid_cell", "tile", "processing_baseline")}
     return Facts({}, content, place, dates[0], columns)

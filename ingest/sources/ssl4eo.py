@@ -29,7 +29,7 @@ import click
 import numpy as np
 
 from ingest.commands import source_command
-from ingest.dates import arrays_of, in_order, member, taken
+from ingest.dates import arrays_of, in_order, json_of, member, taken
 from ingest.files import Files, Folder, open_files
 from ingest.geotiff import RasterError, Reader, read_rasterio
 from ingest.product import baseline_of, date_of, offset_of, tile_of
@@ -109,7 +109,7 @@ class SSL4EO:
             labels={},
             masks={},
             json_bytes=1024 + 256 * self.dates,
-            columns={"tile": str},
+            columns={"tile": str, "processing_baseline": str},
             nodata=0,
         )
 
@@ -358,13 +358,11 @@ def _facts(
     else:
         left = top = width = height = 0.0
     dates = [date_of(name) for name in names]
+    called = [product or name for product, name in zip(products, names, strict=True)]
     lon, lat = centre or (0.0, 0.0)
     content = {
         "id": entry.key,
-        "dates": dates,
-        "products": [product or name for product, name in zip(products, names, strict=True)],
-        "processing_baselines": [baseline_of(product) for product in products],
-        "offsets_removed": removed,
+        **json_of(dates, called, list(map(baseline_of, products)), removed),
         "crs": f"EPSG:{epsg}" if epsg else "",
         "transform": [width / SIDE, 0.0, left, 0.0, height / SIDE, top],
         "bounds": [left, top + height, left + width, top],
@@ -372,4 +370,5 @@ def _facts(
         "lat": lat,
         "tile": tile_of(names[0]),
     }
-    return Facts({}, content, centre, dates[0], {"tile": content["tile"]})
+    columns = {name: content[name] for name in ("tile", "processing_baseline")}
+    return Facts({}, content, centre, dates[0], columns)

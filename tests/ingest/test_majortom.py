@@ -154,6 +154,8 @@ def test_whole_cells(archive: Path, tmp_path: Path) -> None:
         assert told["dates"] == [f"{t[:4]}-{t[4:6]}-{t[6:11]}:{t[11:13]}:{t[13:]}" for t in (TIMES[number],)]
         assert told["processing_baselines"] == [BASELINES[number]]
         assert told["offsets_removed"] == [1000 if number == 1 else 0]
+        first = [told["date"], told["processing_baseline"], told["offset_removed"]]
+        assert [[each] for each in first] == [told["dates"], told["processing_baselines"], told["offsets_removed"]]
         assert (told["grid_cell"], told["tile"], told["products"]) == (cell, "T12TVK", [product(number)])
 
 
