@@ -1,12 +1,13 @@
 """Scenes to patches: block rows of a scene, each cut by one worker into one file of records.
 
 A JPEG 2000 tile is decoded whole, so a scene is read in blocks of whole patch rows and full width, about BLOCK_ROWS
-pixels of 10 m high: a tile row on a border is decoded twice, the others once. A worker holds one band of a block at a time: of a full
-tile 4,096 x 10,980 pixels of 16 bit, 90 MB, and GDAL's cache of decoded tiles beside it.
+pixels of 10 m high: of a border between blocks the tiles are decoded twice, all others once. A worker holds one band of
+a block at a time, of a full tile 4,096 x 10,980 pixels of 16 bit, 90 MB, and GDAL's cache of decoded tiles beside it.
 
-A file of records is a sparse array: record k, of patch k of the block (row by row), begins at byte `k * stride` and holds
-the patch's planes as they are stored in a sample, offset removed; patches left out leave holes. Behind the records stands a JSON
-line of what was found, then its length in 8 bytes. It appears by rename, so a run that was killed finds it whole or not at all.
+A file of records is a sparse array: record k, of patch k of the block (row by row), begins at byte `k * stride` and
+holds the patch's planes as a sample stores them, offset removed; patches left out leave holes. Behind the records
+stands a JSON line of what was found, then its length in 8 bytes. It appears by rename, so a run that goes on after
+it was killed finds it whole or not at all.
 """
 
 import errno
@@ -175,7 +176,7 @@ def _cut(block: Block, file: BinaryIO) -> Found:
 
 
 def _write(file: BinaryIO, at: int, plane: np.ndarray) -> None:
-    data = memoryview(np.ascontiguousarray(plane, "<u2")).cast("B")
+    data = np.ascontiguousarray(plane, "<u2").data.cast("B")
     while data:
         written = os.pwrite(file.fileno(), data, at)
         data, at = data[written:], at + written

@@ -40,13 +40,15 @@ class ProductFiles:
         """Relative path → size of every file. Raises Rejected."""
         if self.zipped:
             with opened(self.root) as archive:
-                names = {info.filename: info.file_size for info in archive.infolist() if not info.is_dir()}
-            return {name[len(self.top) :]: size for name, size in names.items() if name.startswith(self.top)}
+                sizes = {info.filename: info.file_size for info in archive.infolist() if not info.is_dir()}
+            return {name[len(self.top) :]: sizes[name] for name in sorted(sizes) if name.startswith(self.top)}
         found: dict[str, int] = {}
         for folder, inside, names in os.walk(self.root, followlinks=True):
             relative = os.path.relpath(folder, self.root)
             relative = "" if relative == "." else relative + "/"
-            inside[:] = sorted(name for name in inside if not name.startswith(".")) if relative.count("/") < DEEP else []
+            inside[:] = (
+                sorted(name for name in inside if not name.startswith(".")) if relative.count("/") < DEEP else []
+            )
             for name in sorted(name for name in names if not name.startswith(".")):
                 try:
                     found[relative + name] = os.stat(f"{folder}/{name}").st_size
@@ -59,7 +61,15 @@ class ProductFiles:
         try:
             with self.open(path) as file:
                 data = file.read(TEXT_BYTES + 1)
-        except (OSError, KeyError, zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, ValueError) as error:
+        except (
+            OSError,
+            KeyError,
+            zipfile.BadZipFile,
+            RuntimeError,
+            NotImplementedError,
+            EOFError,
+            ValueError,
+        ) as error:
             raise Rejected(f"{self.name}/{path}", "unreadable", _reason(error)) from None
         except Exception as error:  # zlib.error, lzma.LZMAError: whatever the decompressor raises on damaged bytes
             raise Rejected(f"{self.name}/{path}", "unreadable", _reason(error)) from None

@@ -22,12 +22,14 @@ def products(path: Path, deep: int = DEEP) -> Iterator[Path]:
         return
     try:
         with os.scandir(path) as entries:
-            inside = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
+            inside = sorted(
+                (entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name
+            )
             hidden = {name for name in (".zgroup", ".zmetadata", ".zattrs") if (path / name).exists()}
     except OSError as error:
         raise BandstreamError(f"{path} cannot be listed ({error.strerror}): mend its permissions") from None
     names = {entry.name for entry in inside} | hidden
-    if safe.is_product(names) or eopf.is_product(names) or cog.is_product(names):
+    if any(kind.is_product(names) for kind in (safe, eopf, cog)):
         yield path
     elif deep:
         for entry in inside:
@@ -72,12 +74,12 @@ def _tops(names: list[str]) -> set[str]:
 def _inspect(files: ProductFiles, asked: int | None) -> Scene | Rejected:
     try:
         names = {path for path in files.sizes if "/" not in path}
+        if cog.is_product(names):
+            return cog.open_product(files, asked)
         if safe.is_product(names):
             scene = safe.open_product(files, asked)
             safe.check_sums(files, [raster.name for raster in scene.bands.values()])
             return scene
-        if cog.is_product(names):
-            return cog.open_product(files, asked)
         return eopf.open_product(files, asked)
     except Rejected as rejection:
         return rejection

@@ -27,7 +27,8 @@ Polygon = tuple[tuple[tuple[float, float], ...], ...]
 @dataclass(frozen=True, slots=True)
 class Raster:
     """A raster of a product: `name` inside the product, what the library that reads it calls it (`where`; of Zarr the
-    store, the array being `array`), (height, width), EPSG code, and (a, b, c, d, e, f) of pixel → ground."""
+    store, the array being `array`), (height, width), EPSG code, (a, b, c, d, e, f) of pixel → ground, how many planes
+    it has, and the stored number that means nodata."""
 
     name: str
     where: str
@@ -36,6 +37,7 @@ class Raster:
     transform: tuple[float, ...]
     array: str = ""
     count: int = 1
+    nodata: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +70,8 @@ class Scene:
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """Where a scene lies: upper left corner in ground units, the size `unit` of its finest pixels and how many there are;
-    how many of them each band's pixels measure (`ratios`); `single`: all rasters have one pixel size."""
+    """Where a scene lies: upper left corner in ground units, the size `unit` of its finest pixels and how many there
+    are; how many of them each band's pixels measure (`ratios`); `single`: all rasters have one pixel size."""
 
     epsg: int
     left: float
@@ -92,7 +94,9 @@ def grid_of(product: str, rasters: dict[str, Raster]) -> Grid:
     if not single and not _near(scales.values(), least):
         told = ", ".join(f"{band} {size:g} m" for band, size in sizes.items())
         raise Rejected(
-            product, "wrong-resolution", f"pixels are neither 10, 20 and 60 m as the bands have them nor all alike: {told}"
+            product,
+            "wrong-resolution",
+            f"pixels are neither 10, 20 and 60 m as the bands have them nor all alike: {told}",
         )
     unit = min(sizes.values()) if single else 10 * least
     ratios = {band: 1 if single else SENTINEL2[band].gsd_m // 10 for band in rasters}
@@ -109,11 +113,31 @@ def grid_of(product: str, rasters: dict[str, Raster]) -> Grid:
         elif max(abs(place[0] - left), abs(place[1] - top)) > unit / 100:
             what = f"its corner is {place}, that of {first.name} {(left, top)}"
         elif max(heights[band] - rows, widths[band] - columns) > slack:
-            what = f"it covers {heights[band]} rows and {widths[band]} columns of {unit:g} m, others {rows} and {columns}"
+            what = (
+                f"it covers {heights[band]} rows and {widths[band]} columns of {unit:g} m, others {rows} and {columns}"
+            )
         else:
             continue
         raise Rejected(f"{product}/{raster.name}", "misplaced", what)
     return Grid(first.epsg, left, top, unit, rows, columns, ratios, single)
+
+
+def check_mask(product: str, mask: Raster, grid: Grid) -> None:
+    """Raises Rejected where a mask does not lie on a scene's grid."""
+    _check(product, mask)
+    ratio = mask.transform[0] / grid.unit
+    n = round(ratio)
+    if mask.epsg != grid.epsg or max(abs(mask.transform[2] - grid.left), abs(mask.transform[5] - grid.top)) > (
+        grid.unit / 100
+    ):
+        what = "it lies elsewhere than the bands"
+    elif not (n in (1, 2, 3, 6) and _near((ratio,), n)):
+        what = f"its pixels of {mask.transform[0]:g} m do not fit those of the bands"
+    elif min(mask.shape[0] * n - grid.rows, mask.shape[1] * n - grid.columns) < 0:
+        what = f"{mask.shape[1]} x {mask.shape[0]} pixels of it do not cover the bands"
+    else:
+        return
+    raise Rejected(f"{product}/{mask.name}", "misplaced", what)
 
 
 def _near(values: object, value: float) -> bool:
@@ -150,20 +174,23 @@ def decide_offset(
             raise Rejected(name, "no-offset", f"its metadata has offsets, but none of {', '.join(missing)}")
         for band in bands:
             if not -(1 << 15) < offsets[band] <= 0:
-                raise Rejected(name, "no-offset", f"its metadata adds {offsets[band]} to {band}: -1000 or 0 is expected")
+                raise Rejected(
+                    name, "no-offset", f"its metadata adds {offsets[band]} to {band}: -1000 or 0 is expected"
+                )
         return {band: -offsets[band] for band in bands}, tuple(warnings)
     baseline = stated or named
     if asked is not None:
-        without = baseline and not _has_offset(baseline)
+        without = baseline and not has_offset(baseline)
         return dict.fromkeys(bands, 0 if without else asked), tuple(warnings)
-    if stated and _has_offset(stated):
+    if stated and has_offset(stated):
         raise Rejected(
             name, "no-offset", f"{stated} has an offset, but its metadata names none: say with --offset what to take"
         )
     if not baseline:
         raise Rejected(name, "no-offset", "nothing says whether it has an offset: say with --offset what to take")
-    return dict.fromkeys(bands, 1000 if _has_offset(baseline) else 0), tuple(warnings)
+    return dict.fromkeys(bands, 1000 if has_offset(baseline) else 0), tuple(warnings)
 
 
-def _has_offset(baseline: str) -> bool:
+def has_offset(baseline: str) -> bool:
+    """Whether products of a baseline carry an offset."""
     return FIRST_WITH_OFFSET <= int(baseline[1:]) < REPROCESSED

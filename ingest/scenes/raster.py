@@ -20,7 +20,7 @@ CACHE_MB = 128
 MAX_BLOCK = 1 << 24
 """Pixels of the largest block that GDAL is let to allocate."""
 CLOUDY = {
-    "scl": "classes 3 (shadow), 8, 9 (cloud, medium and high probability) and 10 (cirrus) of the L2A scene classification",
+    "scl": "classes 3 (shadow), 8, 9 (cloud, medium and high probability), 10 (cirrus) of the L2A scene classification",
     "classi": "bands 1 (opaque) and 2 (cirrus) of MSK_CLASSI_B00",
     "flags": "bits 1 (opaque) and 2 (cirrus) of the L1C classification",
     "gml": "polygons of MSK_CLOUDS_B00",
@@ -62,21 +62,50 @@ def look(name: str, where: str, dtype: str, count: int = 1) -> Raster:
         if source.dtypes[0] != dtype:
             raise RasterError("wrong-type", f"{source.dtypes[0]}, not {dtype}")
         if int(np.prod(source.block_shapes[0])) > MAX_BLOCK:
-            raise RasterError("unreadable", f"blocks of {source.block_shapes[0][1]} x {source.block_shapes[0][0]} pixels")
+            raise RasterError(
+                "unreadable", f"blocks of {source.block_shapes[0][1]} x {source.block_shapes[0][0]} pixels"
+            )
         epsg = source.crs.to_epsg() if source.crs else 0
         transform = tuple(float(value) for value in source.transform[:6])
-        return Raster(name, where, (source.height, source.width), epsg or 0, transform, count=count)
+        nodata = int(source.nodata) if source.nodata and 0 < source.nodata <= 65535 else 0
+        return Raster(name, where, (source.height, source.width), epsg or 0, transform, count=count, nodata=nodata)
 
 
 def read_rows(raster: Raster, start: int, stop: int, columns: int) -> np.ndarray:
     """The first `columns` pixels of rows `start` to `stop`: (rows, columns), of several bands (bands, rows, columns).
+    Nodata is 0.
 
     Raises RasterError where they cannot be read whole.
     """
-    if raster.array:
-        from ingest.scenes import eopf
+    pixels = _read_zarr(raster, start, stop, columns) if raster.array else _read_gdal(raster, start, stop, columns)
+    if raster.nodata:
+        pixels[pixels == raster.nodata] = 0
+    return pixels
 
-        return eopf.read_rows(raster, start, stop, columns)
+
+def open_zarr(store: str) -> Any:
+    """The group that lies in a folder, or in a .zip, `FILE.zip!FOLDER`. Raises whatever zarr does where it is none."""
+    import zarr
+
+    if "!" not in store:
+        return zarr.open_group(zarr.storage.LocalStore(store, read_only=True), mode="r")
+    file, _, top = store.rpartition("!")
+    return zarr.open_group(zarr.storage.ZipStore(file, mode="r"), path=top, mode="r")
+
+
+def _read_zarr(raster: Raster, start: int, stop: int, columns: int) -> np.ndarray:
+    try:
+        array = open_zarr(raster.where)[raster.array]
+        if array.shape != raster.shape:
+            raise RasterError("unreadable", f"{raster.name} was changed while it was read")
+        return np.array(array[start:stop, :columns])
+    except RasterError:
+        raise
+    except Exception as error:  # whatever stores and decompressors raise on damaged bytes
+        raise RasterError("unreadable", f"{type(error).__name__}: {' '.join(str(error).split())[:200]}") from None
+
+
+def _read_gdal(raster: Raster, start: int, stop: int, columns: int) -> np.ndarray:
     import rasterio
     from rasterio.windows import Window
 
@@ -101,9 +130,8 @@ def cloudy(clouds: Clouds, grid: Grid, start: int, stop: int, columns: int) -> t
     values: Any = read_rows(clouds.raster, start // n, stop // n, columns // n)
     if clouds.kind == "scl":
         return (values == SHADOW) | ((values >= CLOUD_MEDIUM) & (values <= CIRRUS)), n
-    if clouds.kind == "classi":
-        return (values[0] != 0) | (values[1] != 0), n
-    return (values & 3) != 0, n
+    flags: np.ndarray = (values[0] | values[1]) != 0 if clouds.kind == "classi" else (values & 3) != 0
+    return flags, n
 
 
 def _burnt(clouds: Clouds, grid: Grid, start: int, stop: int, columns: int, n: int) -> np.ndarray:
@@ -116,5 +144,5 @@ def _burnt(clouds: Clouds, grid: Grid, start: int, stop: int, columns: int, n: i
     if not shapes:
         return np.zeros((stop - start, columns), bool)
     place = Affine(size, 0, grid.left, 0, -size, grid.top - start * size)
-    burnt: np.ndarray = rasterize(shapes, (stop - start, columns), transform=place, dtype="uint8")
-    return burnt != 0
+    mask: np.ndarray = rasterize(shapes, (stop - start, columns), transform=place, dtype="uint8") != 0
+    return mask

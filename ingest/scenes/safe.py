@@ -1,12 +1,13 @@
 """SAFE: the product as ESA distributes it, in JPEG 2000 (S2-PDGS-TAS-DI-PSD, "Sentinel-2 Products Specification").
 
-Each band is read from the folder of its native resolution (L2A also holds coarser copies, and from baseline 04.00 B01 at
-20 m, which is made from the 60 m one). Offsets are `BOA_ADD_OFFSET` (L2A) or `RADIO_ADD_OFFSET` (L1C) of the product's
-own XML. A raster whose size is that of `manifest.safe` must have its checksum too: JPEG 2000 has none of its own.
+Each band is read from the folder of its native resolution (L2A also holds coarser copies, and newer ones B01 at 20 m).
+Offsets are `BOA_ADD_OFFSET` (L2A) or `RADIO_ADD_OFFSET` (L1C) of the product's own XML.
+A raster whose size is that of `manifest.safe` must have its checksum too: JPEG 2000 has none of its own.
 """
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from xml.etree import ElementTree
 
 from ingest.geotiff import RasterError
@@ -25,42 +26,64 @@ ALGORITHMS = {"MD5": "md5", "SHA3-256": "sha3_256", "SHA-256": "sha256"}
 CLOUD_TYPES = {"OPAQUE", "CIRRUS"}
 
 
+@dataclass(frozen=True, slots=True)
+class Metadata:
+    """What MTD_MSIL1C.xml or MTD_MSIL2A.xml says: level, product name, baseline (`N0214`), sensing start, scale of
+    stored numbers, and band → what is added to them (None where it has no such list)."""
+
+    level: str
+    product: str
+    baseline: str
+    start: str
+    scale: float
+    offsets: dict[str, int] | None
+
+
 def is_product(names: set[str]) -> bool:
     """Whether a folder with these files is a SAFE product."""
     return any(name in names for name in METADATA)
 
 
+def read_metadata(files: ProductFiles) -> Metadata:
+    """Raises Rejected."""
+    path = next(path for path in METADATA if path in files.sizes)
+    root = parse(files, path)
+    stated = (text_of(root, "PROCESSING_LEVEL") or "").replace("Level-", "L")[:3]
+    if stated and stated != METADATA[path]:
+        raise Rejected(f"{files.name}/{path}", "wrong-level", f"it says {stated}")
+    return Metadata(
+        METADATA[path],
+        (text_of(root, "PRODUCT_URI", "PRODUCT_URI_2A", "PRODUCT_URI_1C") or "").removesuffix(".SAFE"),
+        baseline_text(text_of(root, "PROCESSING_BASELINE")),
+        iso_date(text_of(root, "DATATAKE_SENSING_START", "PRODUCT_START_TIME") or "")[:19],
+        _scale(root, files.name),
+        _offsets(root, files.name),
+    )
+
+
 def open_product(files: ProductFiles, asked: int | None) -> Scene:
     """What a SAFE product holds; `asked` as for `decide_offset`. Raises Rejected."""
     name = files.name.removesuffix(".SAFE")
-    metadata = next(path for path in METADATA if path in files.sizes)
-    level = METADATA[metadata]
-    root = parse(files, metadata)
-    uri = (text_of(root, "PRODUCT_URI", "PRODUCT_URI_2A", "PRODUCT_URI_1C") or "").removesuffix(".SAFE")
-    product = name if PRODUCT.fullmatch(name) or not PRODUCT.fullmatch(uri) else uri
-    stated = (text_of(root, "PROCESSING_LEVEL") or "").replace("Level-", "L")[:3]
-    if stated and stated != level:
-        raise Rejected(f"{name}/{metadata}", "wrong-level", f"it says {stated}")
+    metadata = read_metadata(files)
+    product = metadata.product if PRODUCT.fullmatch(metadata.product) and not PRODUCT.fullmatch(name) else name
     granules = sorted({path.split("/")[1] for path in files.sizes if path.startswith("GRANULE/")})
     if len(granules) > 1:
         raise Rejected(name, "granules", f"{len(granules)} granules in one product (before December 2016): split it")
-    bands, classes = _rasters(files, name, level)
-    baseline = baseline_text(text_of(root, "PROCESSING_BASELINE"))
-    offsets = _offsets(root, name)
-    taken, warnings = decide_offset(name, baseline_of(product), baseline, offsets, tuple(bands), asked)
-    start = text_of(root, "DATATAKE_SENSING_START", "PRODUCT_START_TIME") or ""
-    used = [metadata, *(raster.name for raster in bands.values())]
+    bands, classes = _rasters(files, name, metadata.level)
+    taken, warnings = decide_offset(
+        name, baseline_of(product), metadata.baseline, metadata.offsets, tuple(bands), asked
+    )
     return Scene(
         product=product,
-        level=level,
-        baseline=baseline or baseline_of(product),
-        date=date_of(product) or iso_date(start)[:19],
+        level=metadata.level,
+        baseline=metadata.baseline or baseline_of(product),
+        date=date_of(product) or metadata.start,
         tile=tile_of(product) or tile_of(next(iter(bands.values())).name.rpartition("/")[2]),
-        scale=_scale(root, name),
+        scale=metadata.scale,
         taken=taken,
         bands=bands,
-        clouds=_clouds(files, name, level, classes),
-        identity=files.identity(used),
+        clouds=_clouds(files, name, metadata.level, classes),
+        identity=files.identity([raster.name for raster in bands.values()]),
         warnings=warnings,
     )
 
@@ -80,7 +103,9 @@ def check_sums(files: ProductFiles, paths: list[str]) -> None:
         if path not in wanted or not algorithm or stream.get("size") != str(files.sizes.get(path)):
             continue
         if files.digest(path, algorithm) != (checksum.text or "").strip().lower():
-            raise Rejected(f"{files.name}/{path}", "damaged", "its checksum is not that of manifest.safe: download it again")
+            raise Rejected(
+                f"{files.name}/{path}", "damaged", "its checksum is not that of manifest.safe: download it again"
+            )
 
 
 def parse(files: ProductFiles, path: str) -> ElementTree.Element:
@@ -116,10 +141,9 @@ def _rasters(files: ProductFiles, name: str, level: str) -> tuple[dict[str, Rast
             raise Rejected(name, "ambiguous", f"both {paths[match[1], match[2] or '']} and {path} are {match[1]}")
     bands: dict[str, Raster] = {}
     for band in LEVELS[level]:
-        native = str(SENTINEL2[band].gsd_m) if level == "L2A" else ""
-        path = paths.get((band, native)) or paths.get((band, ""))
-        if path is not None:
-            bands[band] = look_into(files, path, "uint16")
+        native = paths.get((band, str(SENTINEL2[band].gsd_m))) or paths.get((band, ""))
+        if native is not None:
+            bands[band] = look_into(files, native, "uint16")
     if not bands:
         raise Rejected(name, "missing-band", "it holds no rasters of bands in GRANULE/*/IMG_DATA")
     classes = paths.get(("SCL", "20")) or paths.get(("SCL", "60")) or paths.get(("SCL", ""))
@@ -147,7 +171,9 @@ def _offsets(root: ElementTree.Element, name: str) -> dict[str, int] | None:
             if not 0 <= number < len(names) or value != int(value):
                 raise ValueError
         except ValueError:
-            raise Rejected(name, "no-offset", f"{element.tag} of its metadata cannot be read: {element.text!r}") from None
+            raise Rejected(
+                name, "no-offset", f"{element.tag} of its metadata cannot be read: {element.text!r}"
+            ) from None
         offsets[names[number]] = int(value)
     return offsets
 
@@ -159,7 +185,9 @@ def _scale(root: ElementTree.Element, name: str) -> float:
         if not 1 <= value <= 1e6:
             raise ValueError
     except ValueError:
-        raise Rejected(name, "no-scale", f"its metadata has no quantification value that makes sense: {text!r}") from None
+        raise Rejected(
+            name, "no-scale", f"its metadata has no quantification value that makes sense: {text!r}"
+        ) from None
     return 1 / value
 
 

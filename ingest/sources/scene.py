@@ -1,11 +1,11 @@
 """Sentinel-2 scenes, L1C or L2A, cut into patches at native resolutions.
 
-Products: SAFE (a folder, or a .zip of one), folders of a GeoTIFF a band (AWS, Planetary Computer), EOPF Zarr. Patches lie
-on the scene's 60 m grid, from its upper left corner; what is left over at its right and lower border is left out. Of
-a product whose rasters all have one pixel size, all bands stand in one array.
+Products: SAFE (a folder, or a .zip of one), folders of a GeoTIFF a band (AWS, Planetary Computer), EOPF Zarr. Patches
+lie on the scene's 60 m grid, from its upper left corner; what is left over at its right and lower border is left out.
+Of a product whose rasters all have one pixel size, all bands stand in one array.
 
-Splits are drawn in blocks of ground: squares of up to eight patches (9.6 km for patches of 120) of the coordinate system's
-own grid, so that a place lies in one split whatever date, product or overlapping tile of its zone shows it.
+Splits are drawn in blocks of ground: squares of up to eight patches (9.6 km for patches of 120) of the coordinate
+system's own grid, so that a place lies in one split whatever date, product or overlapping tile of its zone shows it.
 """
 
 import shutil
@@ -21,12 +21,11 @@ import numpy as np
 from ingest.commands import source_command
 from ingest.scenes.cutting import Block, Cut, Found, Records, blocks_of, cut_block
 from ingest.scenes.find import inspect, products
-from ingest.scenes.model import COARSEST, LEVELS, Grid, Scene, grid_of
+from ingest.scenes.model import COARSEST, LEVELS, Grid, Scene, check_mask, grid_of
 from ingest.source import Array, Entry, Facts, Listening, Rejected, Schema
 from ingest.utm import lon_lat
 from shards.bands import SENTINEL2, esa_order
 from shards.errors import BandstreamError
-from shards.layout import KEY
 from shards.manifest import Reflectance
 
 JSON_BYTES = 1024
@@ -41,7 +40,7 @@ SPLIT_BLOCK = 8
 @click.option(
     "--max-nodata",
     type=click.FloatRange(0, 1),
-    default=0.0,
+    default=0.05,
     show_default=True,
     help="Leave out patches of which a larger share is nodata, in any band.",
 )
@@ -82,7 +81,7 @@ class Scenes:
         self,
         inputs: tuple[Path, ...],
         patch: int = 120,
-        max_nodata: float = 0.0,
+        max_nodata: float = 0.05,
         max_cloud: float | None = None,
         bands: tuple[str, ...] = (),
         offset: int | None = None,
@@ -93,7 +92,7 @@ class Scenes:
         self.name = "sentinel2"
         self._scratch = Path()
         self._scenes: list[dict[str, Any]] = []
-        self._taken: dict[tuple[str, str], int] = {}
+        self._taken: set[tuple[str, tuple[int, ...]]] = set()
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key != "_records"}
@@ -117,11 +116,16 @@ class Scenes:
         )
 
     def describe(self) -> dict[str, Any]:
-        removed = [
-            {"processing_baseline": baseline, "offset_removed": taken, "scenes": scenes}
-            for (baseline, taken), scenes in sorted(self._taken.items())
-        ]
-        return {"kind": "scene", "level": self._level, "pixel_m": self._unit, "offsets": removed}
+        removed: dict[str, Any] = {}  # baseline → what was removed; a list where its products differ
+        for baseline, taken in sorted(self._taken):
+            removed[baseline] = [*removed.get(baseline, []), *taken]
+        return {
+            "kind": "scene",
+            "level": self._level,
+            "scenes": len(self._scenes),
+            "pixel_m": self._unit,
+            "offset_removed": {key: value[0] if len(value) == 1 else value for key, value in removed.items()},
+        }
 
     def listing(self, listening: Listening) -> Iterator[Entry | Rejected]:
         scenes: list[tuple[Scene, Grid]] = []
@@ -152,8 +156,8 @@ class Scenes:
         return chain.from_iterable(listening.map(inspect, paths))
 
     def _fitting(self, scene: Scene, others: list[tuple[Scene, Grid]]) -> Grid:
-        """The grid of a scene's bands. Raises Rejected where they do not make one, BandstreamError where it cannot stand
-        in one set with those before it."""
+        """The grid of a scene's bands. Raises Rejected where they do not make one, BandstreamError where it cannot
+        stand in one set with those before it."""
         if others and others[0][0].level != scene.level:
             raise BandstreamError(
                 f"{scene.product} is {scene.level}, {others[0][0].product} is {others[0][0].level}: ingest them apart"
@@ -168,6 +172,8 @@ class Scenes:
         if self.max_cloud is not None and scene.clouds is None:
             raise BandstreamError(f"{scene.product} has no cloud mask, which --max-cloud needs: leave one of them out")
         grid = grid_of(scene.product, scene.bands)
+        if scene.clouds is not None and scene.clouds.raster is not None:
+            check_mask(scene.product, scene.clouds.raster, grid)
         if min(grid.rows, grid.columns) < self.patch:
             text = f"{grid.columns} x {grid.rows} pixels, smaller than a patch of {self.patch}"
             raise Rejected(scene.product, "wrong-size", text)
@@ -244,8 +250,7 @@ class Scenes:
                 "grid": grid,
             }
         )
-        told = (scene.baseline, ", ".join(map(str, dict.fromkeys(taken))))
-        self._taken[told] = self._taken.get(told, 0) + 1
+        self._taken.add((scene.baseline, tuple(dict.fromkeys(taken))))
 
     def _of_block(self, number: int, block: Block, found: Found) -> Iterator[Entry | Rejected]:
         grid, size = block.grid, block.cut.size
