@@ -9,7 +9,7 @@ import json
 import re
 from typing import Any
 
-from ingest.product import baseline_of, date_of, iso_date, tile_of
+from ingest.product import OFFSET, baseline_of, date_of, iso_date, tile_of
 from ingest.scenes import safe
 from ingest.scenes.files import ProductFiles
 from ingest.scenes.model import LEVELS, PRODUCT, Clouds, Raster, Scene, decide_offset, has_offset
@@ -35,6 +35,8 @@ ASSETS = {
     "swir22": "B12",
 }
 """What Earth Search calls the bands."""
+APPLIED = ("earthsearch:boa_offset_applied", "sentinel:boa_offset_applied")
+"""Properties of version 1 and 0 of Earth Search that say that an offset is removed already."""
 ITEM_BYTES = 1 << 22
 """A larger .json is no STAC item of a scene."""
 
@@ -64,6 +66,8 @@ def open_product(files: ProductFiles, asked: int | None) -> Scene:
     scale, offsets = _radiometry(item, bands, stated, product, asked)
     if offsets is None and metadata is not None:
         offsets = metadata.offsets
+    elif offsets is None and stated and has_offset(stated) and asked is None:
+        offsets = dict.fromkeys(bands, -OFFSET)
     taken, warnings = decide_offset(product, baseline_of(product), stated, offsets, tuple(bands), asked)
     tile = tile_of(product) or _tile(_text(properties, "s2:mgrs_tile", "grid:code")) or _tile(product)
     return Scene(
@@ -162,7 +166,7 @@ def _radiometry(
     if len(scales) > 1 or not all(0 < scale < 1 for scale in scales):
         raise Rejected(product, "no-scale", f"bands of it have different scales, or none that make sense: {scales}")
     scale = next(iter(scales), None)
-    if (item.get("properties") or {}).get("earthsearch:boa_offset_applied") is True:
+    if any((item.get("properties") or {}).get(key) is True for key in APPLIED):
         return scale, dict.fromkeys(bands, 0)
     if not offsets:
         return scale, None

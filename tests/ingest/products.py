@@ -201,7 +201,11 @@ def write_eopf(
     root = zarr.open_group(str(path), mode="w", zarr_format=version)  # type: ignore[arg-type]
     root.attrs.update(
         {
-            "stac_discovery": {"id": path.stem, "type": "Feature", "properties": {"proj:epsg": EPSG, **(properties or {})}},
+            "stac_discovery": {
+                "id": path.stem,
+                "type": "Feature",
+                "properties": {"proj:epsg": EPSG, **(properties or {})},
+            },
             "other_metadata": {"horizontal_CRS_code": f"EPSG:{EPSG}", "horizontal_CRS_name": "WGS84 / UTM zone 22S"},
         }
     )
