@@ -12,7 +12,7 @@ from typing import Any
 from ingest.product import OFFSET, baseline_of, date_of, iso_date, tile_of
 from ingest.scenes import safe
 from ingest.scenes.files import ProductFiles
-from ingest.scenes.model import LEVELS, PRODUCT, Clouds, Raster, Scene, decide_offset, has_offset
+from ingest.scenes.model import LEVELS, PRODUCT, Clouds, Raster, Scene, decide_offset, has_offset, key_of
 from ingest.source import Rejected
 from shards.bands import SENTINEL2
 
@@ -71,7 +71,7 @@ def open_product(files: ProductFiles, asked: int | None) -> Scene:
     taken, warnings = decide_offset(product, baseline_of(product), stated, offsets, tuple(bands), asked)
     tile = tile_of(product) or _tile(_text(properties, "s2:mgrs_tile", "grid:code")) or _tile(product)
     return Scene(
-        product=re.sub(r"[^A-Za-z0-9_+=-]", "-", product),
+        product=key_of(product),
         level=level,
         baseline=stated or baseline_of(product),
         date=date_of(product) or iso_date(_text(properties, "datetime") or "")[:19] or _date(files),

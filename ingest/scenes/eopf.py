@@ -12,7 +12,7 @@ import numpy as np
 
 from ingest.product import baseline_of, date_of, iso_date, tile_of
 from ingest.scenes.files import ProductFiles
-from ingest.scenes.model import LARGEST, LEVELS, PRODUCT, Clouds, Raster, Scene, decide_offset
+from ingest.scenes.model import LARGEST, LEVELS, PRODUCT, Clouds, Raster, Scene, decide_offset, key_of
 from ingest.scenes.raster import MAX_BLOCK, open_zarr
 from ingest.scenes.safe import baseline_text
 from ingest.source import Rejected
@@ -73,7 +73,7 @@ def _scene(
     clouds = [(kind, path) for kind, path in (("scl", SCL), ("flags", FLAGS)) if path in group]
     kind, path = clouds[0] if clouds else ("", "")
     return Scene(
-        product=product,
+        product=key_of(product),
         level=level,
         baseline=stated or baseline_of(product),
         date=date_of(product) or iso_date(str(properties.get("datetime") or properties.get("start_datetime")))[:19],

@@ -4,6 +4,7 @@ Sentinel-2 rasters come at 10, 20 and 60 m on one origin (S2-PDGS-TAS-DI-PSD, se
 resampled holds all of them at one pixel size instead; both are taken, anything between is refused by name.
 """
 
+import hashlib
 import re
 from dataclasses import dataclass
 
@@ -17,6 +18,8 @@ COARSEST = 6
 """Pixels of 10 m along one of 60 m."""
 PRODUCT = re.compile(r"S2[A-D]_MSIL(1C|2A)_\d{8}T\d{6}_N\d{4}_R\d{3}_T\d{2}[A-Z]{3}_\d{8}T\d{6}")
 """How ESA names a product."""
+LONGEST = 66
+"""Characters of a product's name in keys, which have 80 and end in the patch's row and column."""
 LEVELS = {"L1C": tuple(SENTINEL2), "L2A": tuple(band for band in SENTINEL2 if band != "B10")}
 """The bands of each product level."""
 
@@ -81,6 +84,14 @@ class Grid:
     columns: int
     ratios: dict[str, int]
     single: bool
+
+
+def key_of(name: str) -> str:
+    """What a product is called in keys: shortened where it must be, by a hash of the whole."""
+    key = re.sub(r"[^A-Za-z0-9_+=-]", "-", name)
+    if key == name and len(key) <= LONGEST:
+        return key
+    return f"{key[: LONGEST - 9]}-{hashlib.sha256(name.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
 
 
 def grid_of(product: str, rasters: dict[str, Raster]) -> Grid:

@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 from ingest.geotiff import RasterError
 from ingest.product import baseline_of, date_of, iso_date, tile_of
 from ingest.scenes.files import ProductFiles
-from ingest.scenes.model import LEVELS, PRODUCT, Clouds, Polygon, Raster, Scene, decide_offset
+from ingest.scenes.model import LEVELS, PRODUCT, Clouds, Polygon, Raster, Scene, decide_offset, key_of
 from ingest.scenes.raster import look
 from ingest.source import Rejected
 from shards.bands import SENTINEL2
@@ -74,7 +74,7 @@ def open_product(files: ProductFiles, asked: int | None) -> Scene:
         name, baseline_of(product), metadata.baseline, metadata.offsets, tuple(bands), asked
     )
     return Scene(
-        product=product,
+        product=key_of(product),
         level=metadata.level,
         baseline=metadata.baseline or baseline_of(product),
         date=date_of(product) or metadata.start,

@@ -130,13 +130,17 @@ class Scenes:
     def listing(self, listening: Listening) -> Iterator[Entry | Rejected]:
         scenes: list[tuple[Scene, Grid]] = []
         rejected: list[Rejected] = []
+        names: set[str] = set()
         for found in self._inspected(listening):
             try:
                 if isinstance(found, Rejected):
                     raise found
+                if found.product in names:
+                    raise Rejected(found.product, "duplicate", "the same product was found before")
                 for warning in found.warnings:
                     listening.warn(warning)
-                scenes.append((found, self._fitting(found, scenes)))
+                scenes.append((found, self._fitting(found, scenes[:1])))
+                names.add(found.product)
             except Rejected as rejection:
                 rejected.append(rejection)
         named = " ".join(map(str, self.inputs))
@@ -155,20 +159,19 @@ class Scenes:
         paths = [(path, self.offset) for source in self.inputs for path in products(source)]
         return chain.from_iterable(listening.map(inspect, paths))
 
-    def _fitting(self, scene: Scene, others: list[tuple[Scene, Grid]]) -> Grid:
+    def _fitting(self, scene: Scene, first: list[tuple[Scene, Grid]]) -> Grid:
         """The grid of a scene's bands. Raises Rejected where they do not make one, BandstreamError where it cannot
-        stand in one set with those before it."""
-        if others and others[0][0].level != scene.level:
-            raise BandstreamError(
-                f"{scene.product} is {scene.level}, {others[0][0].product} is {others[0][0].level}: ingest them apart"
-            )
+        stand in one set with the `first`."""
+        for other, _ in first:
+            if other.level != scene.level:
+                raise BandstreamError(
+                    f"{scene.product} is {scene.level}, {other.product} is {other.level}: ingest them apart"
+                )
         wanted = self.bands or LEVELS[scene.level]
         missing = [band for band in wanted if band not in scene.bands]
         if missing:
             text = f"{', '.join(missing)} not there: name the bands that all scenes have with --bands"
             raise Rejected(scene.product, "missing-band", text)
-        if any(other.product == scene.product for other, _ in others):
-            raise Rejected(scene.product, "duplicate", "the same product was found before")
         if self.max_cloud is not None and scene.clouds is None:
             raise BandstreamError(f"{scene.product} has no cloud mask, which --max-cloud needs: leave one of them out")
         grid = grid_of(scene.product, scene.bands)
@@ -177,12 +180,11 @@ class Scenes:
         if min(grid.rows, grid.columns) < self.patch:
             text = f"{grid.columns} x {grid.rows} pixels, smaller than a patch of {self.patch}"
             raise Rejected(scene.product, "wrong-size", text)
-        if others:
-            first, other = others[0]
-            if (grid.single, round(grid.unit, 3), scene.scale) != (other.single, round(other.unit, 3), first.scale):
+        for other, its in first:
+            if (grid.single, round(grid.unit, 3), scene.scale) != (its.single, round(its.unit, 3), other.scale):
                 raise BandstreamError(
-                    f"{scene.product} has pixels of {grid.unit:g} m and scale {scene.scale:g}, {first.product} of "
-                    f"{other.unit:g} m and {first.scale:g}: ingest them apart"
+                    f"{scene.product} has pixels of {grid.unit:g} m and scale {scene.scale:g}, {other.product} of "
+                    f"{its.unit:g} m and {other.scale:g}: ingest them apart"
                 )
         return grid
 
@@ -253,7 +255,7 @@ class Scenes:
         self._taken.add((scene.baseline, tuple(dict.fromkeys(taken))))
 
     def _of_block(self, number: int, block: Block, found: Found) -> Iterator[Entry | Rejected]:
-        grid, size = block.grid, block.cut.size
+        grid, size, file = block.grid, block.cut.size, block.file
         for patch, reason in enumerate(found.reasons):
             row, column = divmod(patch, block.columns)
             row += block.first
@@ -268,7 +270,7 @@ class Scenes:
                 key=f"{block.scene.product}_r{row}_c{column}",
                 path=path,
                 extra={"nodata": str(found.nodata[patch]), "cloud": str(found.cloud[patch])},
-                where=f"{number} {row} {column} {patch} {block.file}",
+                where=f"{number} {row} {column} {patch} {file}",
                 group=f"{grid.epsg} {x // self._ground:.0f} {y // self._ground:.0f}",
             )
 

@@ -1,5 +1,6 @@
 """Scenes held to rasterio and zarr: pixels, offsets, what is left out, kinds of products, damage."""
 
+import errno
 import io
 import json
 import tarfile
@@ -17,10 +18,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ingest.build import Options, Told, ingest
-from ingest.scenes import cutting, safe
+from ingest.scenes import cutting
 from ingest.scenes.files import ProductFiles
 from ingest.scenes.find import inspect
 from ingest.scenes.model import Scene
+from ingest.scenes.safe import open_product
 from ingest.source import Rejected
 from ingest.sources.scene import Scenes, command
 from shards.bands import SENTINEL2
@@ -606,6 +608,28 @@ def test_damaged_products(old: Path, planes: Planes, tmp_path: Path) -> None:
         convert(tmp_path / "x", tmp_path / "nothing")
 
 
+def test_no_room_is_left(old: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(cutting, "_write", full)
+    with pytest.raises(
+        BandstreamError, match="no room is left in .* for patch rows 0 to 5 .* another folder with --scratch"
+    ):
+        convert(tmp_path / "set", old)
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_names_that_are_no_keys(planes: Planes, tmp_path: Path) -> None:
+    """Keys are made of what a product is called, shortened where it must be, and differ where products do."""
+    one, two = (tmp_path / (f"a scene, of {'long ' * 20}" + end) for end in ("one", "two"))
+    for folder in (one, two):
+        write_cogs(folder, {"B02": planes["B02"]}, scl_of(SIZE))
+    manifest = convert(tmp_path / "set", one, two, bands=("B02",), offset=0)
+    assert sum(split.samples for split in manifest.splits.values()) == 48
+    assert max(map(len, samples(tmp_path / "set"))) <= 80
+
+
 def test_an_absurd_size_is_not_believed(planes: Planes, tmp_path: Path) -> None:
     folder = write_cogs(tmp_path / name_of(), {"B02": planes["B02"]})
     with rasterio.open(
@@ -672,7 +696,7 @@ def test_the_real_product(real_data: Path, tmp_path: Path, patch: int) -> None:
 
 
 def test_the_real_products_metadata(real_data: Path) -> None:
-    scene = safe.open_product(ProductFiles(next((real_data / "sentinel2_safe").iterdir())), None)
+    scene = open_product(ProductFiles(next((real_data / "sentinel2_safe").iterdir())), None)
     assert (scene.level, scene.baseline, scene.tile, scene.scale) == ("L2A", "N0214", "T22HBD", 1e-4)
     assert set(scene.taken.values()) == {0}
     assert len(scene.bands) == 12
