@@ -85,10 +85,12 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a block holds: of each patch, row by row, the share of nodata (the largest of all bands) and of cloud (-1
-    where nothing tells), and why it was left out ("" where it was not); `refused`: the scene is not to be taken."""
+    """What a block holds: of each patch, row by row, the share of nodata and that of valid pixels which were 0 once
+    the offset was removed (both of the band that has most), the share of cloud (-1 where nothing tells), and why it was
+    left out ("" where it was not); `refused`: the scene is not to be taken."""
 
     nodata: list[float]
+    clipped: list[float]
     cloud: list[float]
     reasons: list[str]
     refused: Rejected | None = None
@@ -111,12 +113,12 @@ def cut_block(block: Block) -> Found:
             found = _cut(block, file)
             if found.refused is not None:
                 raise found.refused
-            line = json.dumps([found.nodata, found.cloud, found.reasons]).encode()
+            line = json.dumps([found.nodata, found.clipped, found.cloud, found.reasons]).encode()
             file.seek((block.last - block.first) * block.columns * block.cut.stride)
             file.write(line + len(line).to_bytes(8, "big"))
         return found
     except Rejected as rejection:
-        return Found([], [], [], rejection)
+        return Found([], [], [], [], rejection)
     except OSError as error:
         if error.errno in FULL:
             raise BandstreamError(
@@ -145,7 +147,7 @@ def _cut(block: Block, file: BinaryIO) -> Found:
     count = height * columns
     reasons = np.zeros(count, object)
     reasons[:] = ""
-    cloud, nodata = np.full(count, -1.0), np.zeros(count)
+    cloud, nodata, clipped = np.full(count, -1.0), np.zeros(count), np.zeros(count)
     try:
         if scene.clouds is not None:
             mask, n = cloudy(scene.clouds, grid, top, bottom, right)
@@ -162,6 +164,8 @@ def _cut(block: Block, file: BinaryIO) -> Found:
             reasons[(reasons == "") & (share > cut.max_nodata)] = "nodata"
             taken = scene.taken[band]
             if taken:
+                low = (patches <= taken).mean((1, 3)).reshape(-1) - share
+                clipped = np.maximum(clipped, low)
                 np.maximum(pixels, taken, out=pixels)
                 np.subtract(pixels, taken, out=pixels)
             for number in np.flatnonzero(reasons == ""):
@@ -172,7 +176,11 @@ def _cut(block: Block, file: BinaryIO) -> Found:
         name = raster.name if "raster" in locals() else "cloud mask"
         told = f"{scene.product}/{name}"
         raise Rejected(told, error.reason, f"{error.detail}: the scene is left out, download it again") from None
-    return Found([round(float(x), 6) for x in nodata], [round(float(x), 6) for x in cloud], list(reasons))
+    return Found(_shares(nodata), _shares(clipped), _shares(cloud), list(reasons))
+
+
+def _shares(values: np.ndarray) -> list[float]:
+    return [round(float(value), 6) for value in values]
 
 
 def _write(file: BinaryIO, at: int, plane: np.ndarray) -> None:

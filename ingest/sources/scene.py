@@ -4,6 +4,9 @@ Products: SAFE (a folder, or a .zip of one), folders of a GeoTIFF a band (AWS, P
 lie on the scene's 60 m grid, from its upper left corner; what is left over at its right and lower border is left out.
 Of a product whose rasters all have one pixel size, all bands stand in one array.
 
+What `nodata_share` says was counted before an offset was removed, which also makes 0 of the darkest valid numbers;
+`clipped_share` says of how many.
+
 Splits are drawn in blocks of ground: squares of up to eight patches (9.6 km for patches of 120) of the coordinate
 system's own grid, so that a place lies in one split whatever date, product or overlapping tile of its zone shows it.
 """
@@ -29,6 +32,7 @@ from shards.errors import BandstreamError
 from shards.manifest import Reflectance
 
 JSON_BYTES = 1024
+COLUMNS: dict[str, type] = {"product": str, "tile": str, "processing_baseline": str, "nodata_share": float}
 SPLIT_BLOCK = 8
 """Patches along the edge of a block of ground that splits are drawn in, where scenes are large enough."""
 
@@ -49,14 +53,14 @@ SPLIT_BLOCK = 8
     type=click.FloatRange(0, 1),
     help="Leave out patches of which a larger share is cloud, cloud shadow or cirrus  [default: leave out none]",
 )
-@click.option("--bands", default="", metavar="B02,B03,...", help="Bands to take  [default: all of the product level]")
+@click.option("--bands", metavar="B02,B03,...", help="Bands to take  [default: all of the product level]")
 @click.option(
     "--offset",
     type=click.IntRange(0, 10_000),
     help="What to take from the stored numbers of products that do not say it themselves.",
 )
 def command(
-    src: tuple[Path, ...], patch: int, max_nodata: float, max_cloud: float | None, bands: str, offset: int | None
+    src: tuple[Path, ...], patch: int, max_nodata: float, max_cloud: float | None, bands: str | None, offset: int | None
 ) -> "Scenes":
     """Cut Sentinel-2 scenes, all L1C or all L2A, into patches: the shard set DST.
 
@@ -68,7 +72,7 @@ def command(
     if patch <= 0 or patch % COARSEST:
         raise click.BadParameter(f"{patch} is no multiple of 6 (pixels of 10 m in one of 60 m)", param_hint="--patch")
     try:
-        named = tuple(esa_order(bands.replace(",", " ").split()))
+        named = tuple(esa_order((bands or "").replace(",", " ").split()))
     except BandstreamError as error:
         raise click.BadParameter(str(error), param_hint="--bands") from None
     return Scenes(src, patch, max_nodata, max_cloud, named, offset)
@@ -103,7 +107,6 @@ class Scenes:
 
     @property
     def schema(self) -> Schema:
-        columns: dict[str, type] = {"product": str, "tile": str, "processing_baseline": str, "nodata_share": float}
         return Schema(
             bands=tuple(SENTINEL2[band] for band in self.bands),
             arrays=self._cut.arrays,
@@ -111,7 +114,7 @@ class Scenes:
             labels={},
             masks={},
             json_bytes=JSON_BYTES,
-            columns=columns | ({"cloud_share": float} if self._has_clouds else {}),
+            columns=COLUMNS | ({"cloud_share": float} if self._has_clouds else {}),
             nodata=0,
         )
 
@@ -269,7 +272,11 @@ class Scenes:
             yield Entry(
                 key=f"{block.scene.product}_r{row}_c{column}",
                 path=path,
-                extra={"nodata": str(found.nodata[patch]), "cloud": str(found.cloud[patch])},
+                extra={
+                    "nodata": str(found.nodata[patch]),
+                    "clipped": str(found.clipped[patch]),
+                    "cloud": str(found.cloud[patch]),
+                },
                 where=f"{number} {row} {column} {patch} {file}",
                 group=f"{grid.epsg} {x // self._ground:.0f} {y // self._ground:.0f}",
             )
@@ -300,10 +307,12 @@ class Scenes:
             "lat": lat,
             **{key: scene[key] for key in ("processing_baseline", "offset_removed", "product", "tile")},
             "nodata_share": float(entry.extra["nodata"]),
+            "clipped_share": float(entry.extra["clipped"]),
         }
         if self._has_clouds:
             content["cloud_share"] = float(entry.extra["cloud"])
-        return Facts({}, content, (lon, lat), scene["date"], {name: content[name] for name in self.schema.columns})
+        columns = {name: content[name] for name in (*COLUMNS, *(["cloud_share"] if self._has_clouds else []))}
+        return Facts({}, content, (lon, lat), scene["date"], columns)
 
 
 def _by_scene(blocks: Iterator[tuple[Block, Found]]) -> Iterator[tuple[Scene, list[tuple[Block, Found]]]]:

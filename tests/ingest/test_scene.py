@@ -103,6 +103,10 @@ def check_pixels(folder: Path, rasters: dict[str, dict[str, Path]], offsets: dic
                 pixels = expected(rasters[told["product"]][band], told["bounds"])
                 assert np.array_equal(plane, without_offset(pixels, offsets[told["product"]])), (key, band)
         assert told["offset_removed"] == offsets[told["product"]]
+        planes = [expected(rasters[told["product"]][band], told["bounds"]) for band in manifest.band_names]
+        low = [((plane > 0) & (plane <= offsets[told["product"]])).mean() for plane in planes]
+        assert told["clipped_share"] == pytest.approx(max(low), abs=1e-6)
+        assert told["nodata_share"] == pytest.approx(max((plane == 0).mean() for plane in planes), abs=1e-6)
     return len(found)
 
 
@@ -613,9 +617,7 @@ def test_no_room_is_left(old: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(cutting, "_write", full)
-    with pytest.raises(
-        BandstreamError, match="no room is left in .* for patch rows 0 to 5 .* another folder with --scratch"
-    ):
+    with pytest.raises(BandstreamError, match="no room is left in .* for patch rows 0 to 5 .* with --scratch"):
         convert(tmp_path / "set", old)
     assert not list(tmp_path.rglob("*.tmp"))
 
