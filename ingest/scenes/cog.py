@@ -11,7 +11,7 @@ from typing import Any
 
 from ingest.product import OFFSET, baseline_of, date_of, iso_date, tile_of
 from ingest.scenes import safe
-from ingest.scenes.files import ProductFiles
+from ingest.scenes.files import ProductFiles, Sum
 from ingest.scenes.model import LEVELS, PRODUCT, Clouds, Raster, Scene, decide_offset, has_offset, key_of
 from ingest.source import Rejected
 from shards.bands import SENTINEL2
@@ -35,6 +35,8 @@ ASSETS = {
     "swir22": "B12",
 }
 """What Earth Search calls the bands."""
+MULTIHASH = {"1220": "sha256", "d50110": "md5"}
+"""How a multihash begins, and its algorithm in hashlib."""
 APPLIED = ("earthsearch:boa_offset_applied", "sentinel:boa_offset_applied")
 """Properties of version 1 and 0 of Earth Search that say that an offset is removed already."""
 ITEM_BYTES = 1 << 22
@@ -61,6 +63,7 @@ def open_product(files: ProductFiles, asked: int | None) -> Scene:
     bands, classes = _rasters(files, product)
     level = metadata.level if metadata else _level(product, properties, bands, classes)
     bands = {band: raster for band, raster in bands.items() if band in LEVELS[level]}
+    files.check([raster.name for raster in (*bands.values(), *([classes] if classes else []))], _sums(item))
     stated = safe.baseline_text(_text(properties, "s2:processing_baseline", "processing:version"))
     stated = stated or (metadata.baseline if metadata else "")
     scale, offsets = _radiometry(item, bands, stated, product, asked)
@@ -123,6 +126,25 @@ def _rasters(files: ProductFiles, product: str) -> tuple[dict[str, Raster], Rast
     return bands, safe.look_into(files, classes, "uint8") if classes else None
 
 
+def _sums(item: dict[str, Any]) -> dict[str, Sum]:
+    """Checksums of the files that a STAC item names, as far as it has them (`file:checksum`, a multihash)."""
+    sums: dict[str, Sum] = {}
+    for asset in (item.get("assets") or {}).values():
+        if not isinstance(asset, dict) or not isinstance(asset.get("file:size"), int):
+            continue
+        text = str(asset.get("file:checksum") or "").lower()
+        algorithm = next((name for prefix, name in MULTIHASH.items() if text.startswith(prefix)), "")
+        if algorithm:
+            digest = text.removeprefix(next(prefix for prefix in MULTIHASH if text.startswith(prefix)))
+            sums[_file(asset)] = Sum(asset["file:size"], algorithm, digest, "its STAC item")
+    return sums
+
+
+def _file(asset: dict[str, Any]) -> str:
+    """Name of the file that an asset is."""
+    return str(asset.get("href") or "").split("?")[0].rpartition("/")[2]
+
+
 def _level(product: str, properties: dict[str, Any], bands: dict[str, Raster], classes: Raster | None) -> str:
     for text in (product, _text(properties, "s2:product_type", "processing:level") or ""):
         if text in LEVELS:
@@ -142,11 +164,12 @@ def _radiometry(
     """Scale of the stored numbers, and what is to be added to each band's; None where the STAC item does not say."""
     scales, offsets = set(), {}
     for key, asset in (item.get("assets") or {}).items():
-        file = str(asset.get("href") or "").split("?")[0].rpartition("/")[2] if isinstance(asset, dict) else ""
+        if not isinstance(asset, dict):
+            continue
         band = ASSETS.get(key, key)
         if band not in bands:
-            band = next((band for band, raster in bands.items() if raster.name == file), "")
-        if not band or not isinstance(asset, dict):
+            band = next((band for band, raster in bands.items() if raster.name == _file(asset)), "")
+        if not band:
             continue
         told: dict[str, Any] = next(iter(asset.get("raster:bands") or asset.get("bands") or []), {})
         scale, offset = (

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +17,16 @@ TEXT_BYTES = 1 << 26
 DEEP = 6
 """Folders inside one another that are looked into."""
 PIECE = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """The checksum of a file of `size` bytes, in hexadecimal, as `source` gives it."""
+
+    size: int
+    algorithm: str
+    digest: str
+    source: str
 
 
 @dataclass
@@ -92,8 +102,22 @@ class ProductFiles:
             return f"/vsizip/{{{self.root.resolve()}}}/{self.top}{path}"
         return str(self.root.resolve() / path)
 
-    def digest(self, path: str, algorithm: str) -> str:
-        """Checksum of a file, read to its end (in a .zip its CRC is compared too). Raises Rejected."""
+    def check(self, paths: list[str], sums: Mapping[str, "Sum"]) -> None:
+        """Compare files with their checksums, in a .zip with its CRC too. Raises Rejected.
+
+        A file of another size than its checksum is of was made anew, and is taken as it is.
+        """
+        for path in paths:
+            known = sums.get(path)
+            if known is not None and known.size == self.sizes[path]:
+                if self._digest(path, known.algorithm) != known.digest:
+                    text = f"its checksum is not that of {known.source}: download it again"
+                    raise Rejected(f"{self.name}/{path}", "damaged", text)
+            elif self.zipped:
+                self._digest(path, "md5")
+
+    def _digest(self, path: str, algorithm: str) -> str:
+        """Checksum of a file, read to its end. Raises Rejected."""
         state = hashlib.new(algorithm)
         try:
             with self.open(path) as file:

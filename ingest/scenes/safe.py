@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 from ingest.geotiff import RasterError
 from ingest.product import baseline_of, date_of, iso_date, tile_of
-from ingest.scenes.files import ProductFiles
+from ingest.scenes.files import ProductFiles, Sum
 from ingest.scenes.model import LEVELS, PRODUCT, Clouds, Polygon, Raster, Scene, decide_offset, key_of
 from ingest.scenes.raster import look
 from ingest.source import Rejected
@@ -70,6 +70,9 @@ def open_product(files: ProductFiles, asked: int | None) -> Scene:
     if len(granules) > 1:
         raise Rejected(name, "granules", f"{len(granules)} granules in one product (before December 2016): split it")
     bands, classes = _rasters(files, name, metadata.level)
+    clouds = _clouds(files, name, metadata.level, classes)
+    masks = [clouds.raster.name] if clouds is not None and clouds.raster is not None else []
+    files.check([*(raster.name for raster in bands.values()), *masks], _sums(files))
     taken, warnings = decide_offset(
         name, baseline_of(product), metadata.baseline, metadata.offsets, tuple(bands), asked
     )
@@ -82,30 +85,25 @@ def open_product(files: ProductFiles, asked: int | None) -> Scene:
         scale=metadata.scale,
         taken=taken,
         bands=bands,
-        clouds=_clouds(files, name, metadata.level, classes),
+        clouds=clouds,
         identity=files.identity([raster.name for raster in bands.values()]),
         warnings=warnings,
     )
 
 
-def check_sums(files: ProductFiles, paths: list[str]) -> None:
-    """Compare rasters with `manifest.safe`, as far as their sizes are still those that it names (a product whose
-    rasters were made anew has others). Raises Rejected."""
-    if "manifest.safe" not in files.sizes:
-        return
-    wanted = set(paths)
-    for stream in parse(files, "manifest.safe").iter("byteStream"):
+def _sums(files: ProductFiles) -> dict[str, Sum]:
+    """Checksums that `manifest.safe` has. Raises Rejected."""
+    sums: dict[str, Sum] = {}
+    streams = parse(files, "manifest.safe").iter("byteStream") if "manifest.safe" in files.sizes else ()
+    for stream in streams:
         location, checksum = stream.find("fileLocation"), stream.find("checksum")
         if location is None or checksum is None:
             continue
-        path = (location.get("href") or "").removeprefix("./")
         algorithm = ALGORITHMS.get((checksum.get("checksumName") or "").upper(), "")
-        if path not in wanted or not algorithm or stream.get("size") != str(files.sizes.get(path)):
-            continue
-        if files.digest(path, algorithm) != (checksum.text or "").strip().lower():
-            raise Rejected(
-                f"{files.name}/{path}", "damaged", "its checksum is not that of manifest.safe: download it again"
-            )
+        size, path = stream.get("size") or "", (location.get("href") or "").removeprefix("./")
+        if algorithm and size.isdecimal():
+            sums[path] = Sum(int(size), algorithm, (checksum.text or "").strip().lower(), "manifest.safe")
+    return sums
 
 
 def parse(files: ProductFiles, path: str) -> ElementTree.Element:

@@ -1,6 +1,7 @@
 """Scenes held to rasterio and zarr: pixels, offsets, what is left out, kinds of products, damage."""
 
 import errno
+import hashlib
 import io
 import json
 import tarfile
@@ -573,6 +574,30 @@ def test_a_raster_damaged_in_its_middle(old: Path, planes: Planes, tmp_path: Pat
     zipped.write_bytes(packed)
     with pytest.raises(BandstreamError, match="B8A_20m.jp2: unreadable: Bad CRC-32"):
         convert(tmp_path / "x", zipped)
+
+
+def test_a_damaged_geotiff(planes: Planes, tmp_path: Path) -> None:
+    """Compressed GeoTIFFs do not tell all damage either: the STAC item's checksum does, and the CRC of a .zip."""
+    bands = {"B02": planes["B02"]}
+    properties = STAC | {"s2:processing_baseline": "02.14", "s2:product_type": "S2MSI2A"}
+    folder = write_cogs(tmp_path / "a", bands, None, properties)
+    raster, item = folder / "B02.tif", folder / "a.json"
+    content = json.loads(item.read_text())
+    digest = hashlib.sha256(raster.read_bytes()).hexdigest()
+    content["assets"]["b02"] |= {"file:checksum": f"1220{digest}", "file:size": raster.stat().st_size}
+    item.write_text(json.dumps(content))
+    convert(tmp_path / "set", folder, bands=("B02",))
+    zipped = products.pack(folder, tmp_path / "a.zip")
+    data = bytearray(raster.read_bytes())
+    data[len(data) // 2] ^= 1
+    packed = bytearray(zipped.read_bytes())
+    packed[packed.index(raster.read_bytes()) + len(data) // 2] ^= 1
+    zipped.write_bytes(packed)
+    raster.write_bytes(data)
+    with pytest.raises(BandstreamError, match="B02.tif: damaged: its checksum is not that of its STAC item"):
+        convert(tmp_path / "x", folder, bands=("B02",))
+    with pytest.raises(BandstreamError, match="B02.tif: unreadable: Bad CRC-32"):
+        convert(tmp_path / "x", zipped, bands=("B02",))
 
 
 def test_damaged_products(old: Path, planes: Planes, tmp_path: Path) -> None:
