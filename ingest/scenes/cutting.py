@@ -23,7 +23,7 @@ import numpy as np
 from ingest.geotiff import RasterError
 from ingest.scenes.model import Grid, Scene
 from ingest.scenes.raster import cloudy, read_rows
-from ingest.source import Array, Rejected
+from ingest.source import Array, Rejected, Unfinished
 from shards import atomic
 from shards.errors import BandstreamError
 
@@ -103,7 +103,7 @@ def blocks_of(scene: Scene, grid: Grid, cut: Cut, folder: Path) -> list[Block]:
 
 
 def cut_block(block: Block) -> Found:
-    """Leave the block's file, unless an earlier run did. Raises BandstreamError where there is no room for it."""
+    """Leave the block's file, unless an earlier run did. Raises Unfinished where there is no room for it."""
     path = block.folder / block.file
     known = _read_found(path)
     if known is not None:
@@ -121,7 +121,7 @@ def cut_block(block: Block) -> Found:
         return Found([], [], [], [], rejection)
     except OSError as error:
         if error.errno in FULL:
-            raise BandstreamError(
+            raise Unfinished(
                 f"no room is left in {block.folder} for {block} ({error.strerror}): make room there or name another "
                 "folder with --scratch, and run the same command again, it goes on from there"
             ) from None

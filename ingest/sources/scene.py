@@ -228,10 +228,7 @@ class Scenes:
             f"cutting {len(scenes):,} scenes into {patches:,} patches: up to {need / 1e9:,.2f} GB in {self._scratch}, "
             f"{free / 1e9:,.1f} GB free, until the set is done"
         )
-        done = 0
-        for scene, blocks in _by_scene(zip(jobs, listening.map(cut_block, jobs), strict=True)):
-            done += sum((block.last - block.first) * block.columns for block, _ in blocks)
-            listening.progress(done * self._cut.stride, need)
+        for scene, blocks in _by_scene(self._cut_all(jobs, need, listening)):
             refused = next((found.refused for _, found in blocks if found.refused is not None), None)
             if refused is not None:
                 yield refused
@@ -240,6 +237,13 @@ class Scenes:
             self._remember(scene, blocks[0][0].grid)
             for block, found in blocks:
                 yield from self._of_block(number, block, found)
+
+    def _cut_all(self, jobs: list[Block], need: int, listening: Listening) -> Iterator[tuple[Block, Found]]:
+        done = 0
+        for block, found in zip(jobs, listening.map(cut_block, jobs), strict=True):
+            done += (block.last - block.first) * block.columns * self._cut.stride
+            listening.progress(done, need)
+            yield block, found
 
     def _remember(self, scene: Scene, grid: Grid) -> None:
         """Keep what `read` has to know of a scene."""

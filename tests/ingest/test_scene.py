@@ -290,8 +290,6 @@ def test_a_run_that_was_interrupted_goes_on(
     monkeypatch.setattr(cutting, "read_rows", counted)
     scratch = tmp_path / "scratch"
     options = Options(shard_samples=16, scratch=scratch)
-    (tmp_path / "set").mkdir()
-    (tmp_path / "set" / ".partial").mkdir()  # as a run leaves it that was killed later
     with pytest.raises(KeyboardInterrupt):
         ingest(Scenes((old, new), PATCH), tmp_path / "set", options)
     done = sorted(scratch.rglob("*.records"))
@@ -641,10 +639,22 @@ def test_no_room_is_left(old: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(cutting, "_write", full)
-    with pytest.raises(BandstreamError, match="no room is left in .* for patch rows 0 to 5 .* with --scratch"):
+    convert(tmp_path / "whole", old)
+    monkeypatch.setattr(cutting, "BLOCK_ROWS", 3 * PATCH)
+    honest, written = cutting._write, []
+
+    def write(file: Any, at: int, plane: np.ndarray) -> None:
+        written.append(at)
+        return full() if len(written) == 200 else honest(file, at, plane)
+
+    monkeypatch.setattr(cutting, "_write", write)
+    with pytest.raises(BandstreamError, match="no room is left in .* for patch rows 3 to 5 .* with --scratch"):
         convert(tmp_path / "set", old)
+    assert len(list((tmp_path / "set").rglob("*.records"))) == 1
     assert not list(tmp_path.rglob("*.tmp"))
+    convert(tmp_path / "set", old)
+    assert len(written) == 200 + 12 * 12
+    assert contents(tmp_path / "set") == contents(tmp_path / "whole")
 
 
 def test_names_that_are_no_keys(planes: Planes, tmp_path: Path) -> None:
@@ -691,7 +701,7 @@ def test_any_damage_to_metadata_is_told_in_one_line(
     kept = data.draw(st.sampled_from(sorted(folder.rglob(".kept-*"))))
     content = bytearray(kept.read_bytes())
     for _ in range(data.draw(st.integers(1, 4))):
-        at = data.draw(st.integers(0, len(content) - 1))
+        at = data.draw(st.integers(0, len(content)))
         piece = data.draw(st.sampled_from([b"", b"0", b"-", b"<", b'"', b"{}", b"[1]", b"null", b"1e999", b"\xff"]))
         content[at : at + data.draw(st.integers(0, 9))] = piece
     target = kept.with_name(kept.name.removeprefix(".kept-"))
