@@ -56,7 +56,7 @@ def open_product(files: ProductFiles, asked: int | None) -> Scene:
     names = [
         str(properties.get("s2:product_uri") or "").removesuffix(".SAFE"),
         metadata.product if metadata else "",
-        files.name.removesuffix(".SAFE"),
+        files.name,
         str(item.get("id") or ""),
     ]
     product = next((name for name in names if PRODUCT.fullmatch(name)), names[3] or names[2])

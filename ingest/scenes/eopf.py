@@ -13,7 +13,7 @@ import numpy as np
 from ingest.product import baseline_of, date_of, iso_date, tile_of
 from ingest.scenes.files import ProductFiles
 from ingest.scenes.model import LARGEST, LEVELS, PRODUCT, Clouds, Raster, Scene, decide_offset, key_of
-from ingest.scenes.raster import MAX_BLOCK, open_zarr
+from ingest.scenes.raster import MAX_BLOCK, open_zarr, plain
 from ingest.scenes.safe import baseline_text
 from ingest.source import Rejected
 from shards.bands import SENTINEL2
@@ -30,7 +30,7 @@ def is_product(names: set[str]) -> bool:
 
 def open_product(files: ProductFiles, asked: int | None) -> Scene:
     """What an EOPF product holds; `asked` as for `decide_offset`. Raises Rejected."""
-    name = files.name.removesuffix(".zarr")
+    name = files.name
     store = str(files.root.resolve()) + (f"!{files.top.rstrip('/')}" if files.zipped else "")
     try:
         group = open_zarr(store)
@@ -39,7 +39,7 @@ def open_product(files: ProductFiles, asked: int | None) -> Scene:
     except Rejected:
         raise
     except Exception as error:  # whatever zarr raises on what is no such product
-        text = " ".join(str(error).split())[:200]
+        text = plain(error, store, str(files.root.resolve()))
         raise Rejected(name, "unreadable", f"no EOPF product can be read ({type(error).__name__}: {text})") from None
 
 

@@ -38,8 +38,9 @@ class ProductFiles:
 
     @property
     def name(self) -> str:
-        """What the product's folder is called."""
-        return (self.top.rstrip("/").rpartition("/")[2] or self.root.name).removesuffix(".zip")
+        """What the product is called by its folder."""
+        name = self.top.rstrip("/").rpartition("/")[2] or self.root.resolve().name
+        return name.removesuffix(".zip").removesuffix(".SAFE").removesuffix(".zarr")
 
     @property
     def zipped(self) -> bool:

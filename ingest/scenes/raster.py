@@ -30,8 +30,16 @@ CLOUDY = {
 SHADOW, CLOUD_MEDIUM, CLOUD_HIGH, CIRRUS = 3, 8, 9, 10
 
 
+def plain(error: BaseException, *paths: str) -> str:
+    """What an error says, in one line and without these paths, which are of this machine."""
+    text = " ".join(str(error).split())
+    for path in paths:
+        text = text.replace(path, "it")
+    return text[:300]
+
+
 @contextmanager
-def gdal(name: str) -> Iterator[None]:
+def gdal(where: str) -> Iterator[None]:
     """GDAL set so that nothing is read but what is asked for; its errors as RasterError."""
     import rasterio
     from rasterio.errors import NotGeoreferencedWarning, RasterioError
@@ -50,7 +58,7 @@ def gdal(name: str) -> Iterator[None]:
         behind: BaseException = error
         while behind.__cause__ is not None:
             behind = behind.__cause__
-        raise RasterError("unreadable", f"{os.path.basename(name)}: {' '.join(str(behind).split())}") from None
+        raise RasterError("unreadable", plain(behind, where).replace(os.path.basename(where), "it")) from None
 
 
 def look(name: str, where: str, dtype: str, count: int = 1) -> Raster:
@@ -58,7 +66,7 @@ def look(name: str, where: str, dtype: str, count: int = 1) -> Raster:
     import rasterio
 
     driver = DRIVERS.get(os.path.splitext(name)[1].lower(), "")
-    with gdal(name), rasterio.open(where, driver=driver) as source:
+    with gdal(where), rasterio.open(where, driver=driver) as source:
         if source.count != count:
             raise RasterError("wrong-bands", f"{source.count} bands in one file, not {count}")
         if source.dtypes[0] != dtype:
@@ -104,7 +112,10 @@ def _read_zarr(raster: Raster, start: int, stop: int, columns: int) -> np.ndarra
     except RasterError:
         raise
     except Exception as error:  # whatever stores and decompressors raise on damaged bytes
-        raise RasterError("unreadable", f"{type(error).__name__}: {' '.join(str(error).split())[:200]}") from None
+        raise RasterError(
+            "unreadable",
+            f"{type(error).__name__}: {plain(error, raster.where, raster.where.rpartition('!')[0] or raster.where)}",
+        ) from None
 
 
 def _read_gdal(raster: Raster, start: int, stop: int, columns: int) -> np.ndarray:
@@ -112,7 +123,7 @@ def _read_gdal(raster: Raster, start: int, stop: int, columns: int) -> np.ndarra
     from rasterio.windows import Window
 
     driver = DRIVERS[os.path.splitext(raster.name)[1].lower()]
-    with gdal(raster.name), rasterio.open(raster.where, driver=driver) as source:
+    with gdal(raster.where), rasterio.open(raster.where, driver=driver) as source:
         if source.shape != raster.shape or source.count != raster.count:
             raise RasterError("unreadable", f"{raster.name} was changed while it was read")
         window = Window(0, start, columns, stop - start)

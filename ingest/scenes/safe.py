@@ -63,7 +63,7 @@ def read_metadata(files: ProductFiles) -> Metadata:
 
 def open_product(files: ProductFiles, asked: int | None) -> Scene:
     """What a SAFE product holds; `asked` as for `decide_offset`. Raises Rejected."""
-    name = files.name.removesuffix(".SAFE")
+    name = files.name
     metadata = read_metadata(files)
     product = metadata.product if PRODUCT.fullmatch(metadata.product) and not PRODUCT.fullmatch(name) else name
     granules = sorted({path.split("/")[1] for path in files.sizes if path.startswith("GRANULE/")})
