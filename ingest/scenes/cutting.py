@@ -2,7 +2,8 @@
 
 A JPEG 2000 tile is decoded whole, so a scene is read in blocks of whole patch rows and full width, about BLOCK_ROWS
 pixels of 10 m high: of a border between blocks the tiles are decoded twice, all others once. A worker holds one band of
-a block at a time, of a full tile 4,096 x 10,980 pixels of 16 bit, 90 MB, and GDAL's cache of decoded tiles beside it.
+a block at a time, of a full tile 4,096 x 10,980 pixels of 16 bit, 90 MB, and GDAL's cache of decoded tiles beside it:
+0.3 GB in all, and 2 minutes of one core for a tile of twelve bands.
 
 A file of records is a sparse array: record k, of patch k of the block (row by row), begins at byte `k * stride` and
 holds the patch's planes as a sample stores them, offset removed; patches left out leave holes. Behind the records

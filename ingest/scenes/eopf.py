@@ -31,7 +31,7 @@ def is_product(names: set[str]) -> bool:
 def open_product(files: ProductFiles, asked: int | None) -> Scene:
     """What an EOPF product holds; `asked` as for `decide_offset`. Raises Rejected."""
     name = files.name
-    store = str(files.root.resolve()) + (f"!{files.top.rstrip('/')}" if files.zipped else "")
+    store = str(files.root.resolve()) + (f"\0{files.top.rstrip('/')}" if files.zipped else "")
     try:
         group = open_zarr(store)
         attributes = dict(group.attrs)
@@ -39,7 +39,7 @@ def open_product(files: ProductFiles, asked: int | None) -> Scene:
     except Rejected:
         raise
     except Exception as error:  # whatever zarr raises on what is no such product
-        text = plain(error, store, str(files.root.resolve()))
+        text = plain(error, str(files.root.resolve()))
         raise Rejected(name, "unreadable", f"no EOPF product can be read ({type(error).__name__}: {text})") from None
 
 

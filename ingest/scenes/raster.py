@@ -94,12 +94,13 @@ def read_rows(raster: Raster, start: int, stop: int, columns: int) -> np.ndarray
 
 
 def open_zarr(store: str) -> Any:
-    """The group that lies in a folder, or in a .zip, `FILE.zip!FOLDER`. Raises whatever zarr does where it is none."""
+    """The group that lies in a folder or, where `store` is a .zip's path, NUL and a folder, in that. Raises whatever
+    zarr does where there is none."""
     import zarr
 
-    if "!" not in store:
+    file, zipped, top = store.partition("\0")
+    if not zipped:
         return zarr.open_group(zarr.storage.LocalStore(store, read_only=True), mode="r")
-    file, _, top = store.rpartition("!")
     return zarr.open_group(zarr.storage.ZipStore(file, mode="r"), path=top, mode="r")
 
 
@@ -114,7 +115,7 @@ def _read_zarr(raster: Raster, start: int, stop: int, columns: int) -> np.ndarra
     except Exception as error:  # whatever stores and decompressors raise on damaged bytes
         raise RasterError(
             "unreadable",
-            f"{type(error).__name__}: {plain(error, raster.where, raster.where.rpartition('!')[0] or raster.where)}",
+            f"{type(error).__name__}: {plain(error, raster.where.split(chr(0))[0])}",
         ) from None
 
 

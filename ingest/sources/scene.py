@@ -194,6 +194,7 @@ class Scenes:
     def _settle(self, scenes: list[tuple[Scene, Grid]], listening: Listening) -> None:
         """What the set is, now that all scenes are known."""
         first, grid = scenes[0]
+        self._scenes, self._taken = [], set()
         self._level, self._scale, self._unit = first.level, first.scale, round(grid.unit, 3)
         self.bands = self.bands or LEVELS[first.level]
         self._has_clouds = all(scene.clouds is not None for scene, _ in scenes)
