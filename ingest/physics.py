@@ -9,6 +9,7 @@ import numpy as np
 from ingest.plan import Plan
 from ingest.shard import layout_of
 from ingest.source import Rejected, Source
+from shards.bands import SENTINEL2
 from shards.errors import BandstreamError
 
 LOOKED_AT = 64
@@ -37,10 +38,16 @@ def correlations(planes: dict[str, np.ndarray]) -> dict[str, float]:
 
 
 def judge(found: dict[str, float], what: str) -> list[str]:
-    """Warnings about a set by its correlations. Raises BandstreamError where its band order cannot be right."""
+    """Warnings about a set by its correlations, as far as they are of 20 m bands.
+
+    Raises BandstreamError where its band order cannot be right.
+    """
     if "B8A" not in found:
         return []
-    best = max(found, key=lambda band: found[band])
+    # bands of another native resolution may have been sampled elsewhere (products that were made smaller pick other
+    # pixels of each), and then B08's own neighbours are ahead of every 20 m band for no fault of the order
+    alike = [band for band in found if band in SENTINEL2 and SENTINEL2[band].gsd_m == SENTINEL2["B8A"].gsd_m]
+    best = max(alike, key=lambda band: found[band])
     if found[best] >= TRACKS and found["B8A"] <= found[best] - LAGS:
         raise BandstreamError(
             f"{what}: the band order cannot be right: B08 correlates with {best} by {found[best]:.2f} but with B8A, "

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from shards.bands import Band
+from shards.errors import BandstreamError
 from shards.manifest import LabelSpec, MaskSpec, Reflectance
 
 
@@ -29,6 +30,10 @@ class Rejected(Exception):
 
     def __str__(self) -> str:
         return f"{self.path}: {self.reason}: {self.detail}"
+
+
+class Unfinished(BandstreamError):
+    """A listing that cannot go on; what it left in its scratch folder is kept for the next run."""
 
 
 @dataclass(frozen=True)

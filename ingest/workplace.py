@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ingest.shard import CLAIM, FOR_GOOD, RECORDS
+from ingest.source import Unfinished
 from shards import atomic, catalogue
 from shards.errors import BandstreamError
 from shards.manifest import FILE
@@ -86,11 +87,15 @@ def workplace(target: Path, elsewhere: Path | None, warn: Callable[[str], None])
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BandstreamError(f"{folder} cannot be made ({error.strerror}): name another folder") from None
+    kept = False
     try:
         yield folder
+    except (KeyboardInterrupt, OSError, Unfinished):
+        kept = True
+        raise
     finally:
         os.close(lock)  # before it is removed: network file systems keep a folder as long as a file in it is open
-        if (target / FILE).exists() or not ((records / CLAIM).exists() or begun):
+        if (target / FILE).exists() or not ((records / CLAIM).exists() or begun or kept):
             (records / CLAIM).unlink(missing_ok=True)  # first, so that workers left over stop
             shutil.rmtree(folder, ignore_errors=True)
             shutil.rmtree(records, ignore_errors=True)
