@@ -11,7 +11,7 @@ among others.
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -87,6 +87,14 @@ def command(src: tuple[Path, ...], split: str | None, splits: Path | None) -> "E
     if split and splits:
         raise click.UsageError("--split draws the split, --splits reads it from lists: name one of them")
     return EuroSAT(src[0], split, splits)
+
+
+def looks_like(names: Sequence[str]) -> bool:
+    """Whether all tiles lie in folders called as the ten classes, or the archive is called EuroSAT."""
+    if len(names) == 1 and re.match(r"EuroSAT.*\.zip$", names[0]):
+        return True
+    tiles = [name.split("/")[-2:] for name in names if name.lower().endswith(tuple(SUFFIXES))]
+    return bool(tiles) and all(len(parts) == 2 and parts[0] in CLASSES for parts in tiles)
 
 
 class EuroSAT:

@@ -64,6 +64,12 @@ def command(src: tuple[Path, ...], size: int | None) -> "Images":
     return Images(src, size)
 
 
+def looks_like(names: Sequence[str]) -> bool:
+    """Whether nearly all files are pictures as a camera or a browser has them, in folders."""
+    pictures = [name for name in names if "/" in name and name.lower().endswith((".jpg", ".jpeg", ".png", ".webp"))]
+    return len(pictures) > len(names) * 0.9
+
+
 class Images:
     """Pictures of one folder or tar. `size`: side of the square to be stored; None: that of the pictures."""
 

@@ -97,6 +97,11 @@ def command(
     return MajorTOM(src, patch or 0, dates, max_nodata, max_cloud)
 
 
+def looks_like(names: Sequence[str]) -> bool:
+    """Whether files are parts of a Major TOM Core."""
+    return any(re.search(r"(^|/)images/part_\d+\.parquet$", name) for name in names)
+
+
 class MajorTOM:
     """`patch`: side in pixels of 10 m, 0 for whole cells; `max_nodata`: a share; `max_cloud`: in percent."""
 

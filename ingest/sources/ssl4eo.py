@@ -76,6 +76,11 @@ def command(src: tuple[Path, ...], level: str | None, dates: int) -> "SSL4EO | S
     return SSL4EOZarr(files, found, dates) if files else SSL4EO(src, level or "", dates)
 
 
+def looks_like(names: Sequence[str]) -> bool:
+    """Whether files are bands in folders of dates, in numbered folders of places (1.0), or are called as 1.1's are."""
+    return any(re.search(r"(^|/)\d{7}/[^/]+/B\d[0A-Z]?\.tif$|(^|/)ssl4eos12_[^/]*\.(tar|zip)$", name) for name in names)
+
+
 class SSL4EO:
     """The archive in one or more folders or tars. `level`: L1C, L2A, or "" for the only one; `dates` a sample."""
 
