@@ -11,8 +11,9 @@ Splits are drawn in blocks of ground: squares of up to eight patches (9.6 km for
 system's own grid, so that a place lies in one split whatever date, product or overlapping tile of its zone shows it.
 """
 
+import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -76,6 +77,12 @@ def command(
     except BandstreamError as error:
         raise click.BadParameter(str(error), param_hint="--bands") from None
     return Scenes(src, patch, max_nodata, max_cloud, named, offset)
+
+
+def looks_like(names: Sequence[str]) -> bool:
+    """Whether files are of a SAFE product or an EOPF one, or a GeoTIFF a band."""
+    marks = re.compile(r"(^|/)MTD_MSIL[12][AC]\.xml$|^S2[A-Z]_.*\.zip$|/measurements/reflectance/|(^|/)B01\.tiff?$")
+    return any(marks.search(name) for name in names)
 
 
 class Scenes:
@@ -181,7 +188,9 @@ class Scenes:
         if scene.clouds is not None and scene.clouds.raster is not None:
             check_mask(scene.product, scene.clouds.raster, grid)
         if min(grid.rows, grid.columns) < self.patch:
+            fits = min(grid.rows, grid.columns) // COARSEST * COARSEST
             text = f"{grid.columns} x {grid.rows} pixels, smaller than a patch of {self.patch}"
+            text += f": --patch {fits} fits" if fits else ""
             raise Rejected(scene.product, "wrong-size", text)
         for other, its in first:
             if (grid.single, round(grid.unit, 3), scene.scale) != (its.single, round(its.unit, 3), other.scale):

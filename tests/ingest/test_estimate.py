@@ -101,6 +101,11 @@ def test_recognised(archive: Path, real_data: Path, tmp_path: Path) -> None:
     assert recognised([]) is None
     with pytest.raises(BandstreamError, match="not recognised"):
         recognised([archive / "Reference_Maps"])
+    product = next((real_data / "sentinel2_safe").iterdir())
+    assert recognised([product]) == recognised([product.parent]) == "scene"
+    assert recognised([real_data / "eurosat_ms"]) == "eurosat"
+    with pytest.raises(BandstreamError, match=r"may be of eurosat or images: say which"):
+        recognised([real_data / "eurosat_rgb.tar"])
 
 
 MEASURED = Measured(
