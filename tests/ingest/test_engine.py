@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +21,7 @@ from ingest.workplace import claim
 from shards.errors import BandstreamError
 from tests.ingest import cluster
 from tests.ingest.archives import contents, make_v2
-from tests.ingest.test_build import run
+from tests.ingest.test_build import REPOSITORY, run
 
 
 @pytest.fixture(scope="module")
@@ -195,6 +197,29 @@ def test_dask_workers_killed(archive: Path, expected: Any, tmp_path: Path) -> No
         source = Deadly(archive, loaded(tmp_path / "bullets", 2))
         ingest(source, tmp_path / "set", Options(shard_samples=4, scheduler=running.address))
         assert contents(tmp_path / "set") == expected
+
+
+def test_the_job_for_slurm(archive: Path, expected: Any, tmp_path: Path) -> None:
+    """The job's script as sbatch starts it on the first of two nodes; `srun`, which SLURM has, starts its command on
+    each of them, here twice on this one."""
+    (tmp_path / "srun").write_text('#!/usr/bin/env bash\n"$@" & "$@" & wait\n')
+    (tmp_path / "srun").chmod(0o755)
+    environment = os.environ | {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "BANDSTREAM_BIN": str(Path(sys.executable).parent),
+        "PYTHONPATH": str(REPOSITORY),
+        "SLURM_SUBMIT_DIR": str(tmp_path),
+        "SLURM_JOB_ID": "1",
+        "SLURM_CPUS_PER_TASK": "1",
+    }
+    job = REPOSITORY / "recipes" / "slurm" / "ingest.sh"
+    arguments = ["bigearthnet", archive, tmp_path / "set", "--shard-samples", 4]
+    result = subprocess.run(
+        [job, *map(str, arguments)], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert result.returncode == 0, result.stderr
+    assert contents(tmp_path / "set") == expected
+    assert {path.name for path in tmp_path.iterdir()} == {"set", "srun"}
 
 
 def test_dask_that_is_not_there(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
