@@ -14,7 +14,8 @@ from typing import Any
 
 import click
 
-from ingest import files, sources
+from ingest import sources, tar
+from ingest.unpack import unpacked
 from shards.errors import BandstreamError
 
 LOOKED_AT = 512
@@ -52,19 +53,14 @@ def recognised(src: Sequence[Path]) -> str | None:
 
 def _names(path: Path) -> Iterator[str]:
     """Relative paths of some files: of a folder from all over it, of a tar from its beginning."""
-    found = files.TAR.search(path.name)
     if path.is_dir():
         yield from _inside(path, path.name)
-    elif not found:
+    elif not tar.NAME.search(path.name):
         yield path.name
     else:
         with path.open("rb") as raw:
-            if found[1].lower() == "tar":
-                stream: Any = files._Seekable(raw)
-            else:
-                unpacked = files._gunzipped if path.name.lower().endswith("gz") else files._unzstd
-                stream = files._Stream(unpacked(raw, path))
-            yield from (header.name for header in files._headers(stream, path) if not header.name.endswith("/"))
+            stream = tar.Seekable(raw) if path.suffix.lower() == ".tar" else tar.Stream(unpacked(raw, path))
+            yield from (header.name for header in tar.headers_of(stream, path) if not header.name.endswith("/"))
 
 
 def _inside(folder: Path, name: str) -> Iterator[str]:

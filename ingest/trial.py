@@ -15,13 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ingest import files, physics, rates
+from ingest import physics, rates, tar
 from ingest.build import ENTRIES
 from ingest.engine import Here, Processes
 from ingest.estimate import Measured, existing
 from ingest.plan import Plan
 from ingest.shard import layout_of
 from ingest.source import Listening, Source
+from ingest.unpack import unpacked
 from shards.errors import BandstreamError
 from shards.layout import TRAILER
 
@@ -102,7 +103,7 @@ def _measure(
 
     def cut(path: Any) -> Any:
         """The path itself, or of a compressed tar its beginning as a plain one."""
-        found = files.TAR.search(path.name) if isinstance(path, Path) and path.is_file() else None
+        found = tar.NAME.search(path.name) if isinstance(path, Path) and path.is_file() else None
         if not found or found[1].lower() == "tar":
             return path
         place = scratch / str(len(heads)) / f"{path.name[: found.start()]}.tar"
@@ -217,13 +218,13 @@ def unpack(path: Path, to: Path) -> Head:
     size = path.stat().st_size
     begin = time.perf_counter()
     with path.open("rb") as raw, to.open("w+b") as out:
-        stream = files._gunzipped(raw, path) if path.name.lower().endswith("gz") else files._unzstd(raw, path)
+        stream = unpacked(raw, path)
         end, share = 0, 1.0
-        for header in files._headers(files._Stream(_copied(stream, out)), path):
+        for header in tar.headers_of(tar.Stream(_copied(stream, out)), path):
             if end >= HEAD or (end and time.perf_counter() - begin > HEAD_S):
                 share = raw.tell() / size * end / out.tell()  # more was unpacked than is kept
                 break
-            end = header.at + header.size + -header.size % files.BLOCK
+            end = header.at + header.size + -header.size % tar.BLOCK
         out.truncate(end)
         out.seek(end)
         out.write(TRAILER)

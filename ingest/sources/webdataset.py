@@ -23,15 +23,15 @@ from typing import Any
 import click
 import numpy as np
 
-from ingest import members
+from ingest import members, tar
 from ingest.commands import source_command
-from ingest.files import TAR, in_order
 from ingest.foreign import LONGEST, NAME, ArrayOption, Classified, Options, Pick, is_picture, parse_options
 from ingest.geotiff import RasterError
 from ingest.keys import clean, printed, unique
 from ingest.picture import MOST_BYTES
 from ingest.product import iso_date
 from ingest.source import Array, Entry, Facts, Listening, Rejected, Schema
+from ingest.spool import in_order
 from shards.bands import PICTURE, SENTINEL2, esa_order
 from shards.errors import BandstreamError
 from shards.manifest import LabelSpec, MaskSpec, Reflectance
@@ -252,7 +252,7 @@ class WebDataset:
                 raise BandstreamError(f"{path} does not exist: name tars, a folder of tars, or a pattern in quotes")
             inside = [path]
             if path.is_dir():
-                found = sorted(p for p in path.rglob("*") if TAR.search(p.name) and p.is_file())
+                found = sorted(p for p in path.rglob("*") if tar.NAME.search(p.name) and p.is_file())
                 inside = [p for p in found if not any(part.startswith(".") for part in p.relative_to(path).parts)]
             if not inside:
                 raise BandstreamError(f"{path} holds no .tar, .tar.gz or .tar.zst")

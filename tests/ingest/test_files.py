@@ -15,8 +15,9 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ingest import files
-from ingest.files import Files, Folder, Tar, open_files
+from ingest import tar
+from ingest.files import Files, Folder, open_files
+from ingest.index import Tar
 from ingest.source import Listening
 from shards.errors import BandstreamError
 
@@ -248,4 +249,4 @@ def test_neither_folder_nor_tar(tmp_path: Path) -> None:
     for name, told in [("a.7z", "neither a folder nor"), ("none", "does not exist")]:
         with pytest.raises(BandstreamError, match=told):
             open_files(tmp_path / name, Listening(tmp_path / "scratch"))
-    assert files.TAR.search("x.TAR.ZST")
+    assert tar.NAME.search("x.TAR.ZST")

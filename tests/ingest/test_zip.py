@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ingest import files
+from ingest import spool
 from ingest.files import open_files
 from ingest.source import Listening
 from shards.errors import BandstreamError
@@ -69,7 +69,7 @@ def test_what_is_wanted_and_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     opened = open_files(path, Listening(tmp_path / "scratch", say=said.append), lambda name: name.endswith(".txt"))
     assert everything(opened) == {"b.txt": b"b"}
     assert len(said) == 1
-    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: type("", (), {"free": 1000})())
+    monkeypatch.setattr(spool.shutil, "disk_usage", lambda _: type("", (), {"free": 1000})())
     with pytest.raises(BandstreamError, match="no room"):
         open_files(path, Listening(tmp_path / "other"))
     assert not list((tmp_path / "other").iterdir())
