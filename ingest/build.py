@@ -5,20 +5,19 @@ reuses those that lie there as recorded, and the folder is a shard set only once
 """
 
 import json
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from ingest import physics
+from ingest.commit import commit
 from ingest.engine import Engine, Here, Processes, make_all
-from ingest.mend import Archive, lines_of, mend, record_of
+from ingest.mend import Archive, mend, record_of
 from ingest.plan import Plan
-from ingest.shard import CLAIM, RECORDS, Input, Record, Task, Vanished, layout_of, read_record, tally_of
+from ingest.shard import CLAIM, RECORDS, Input, Task, Vanished, read_record
 from ingest.source import Listening, Rejected, Source
 from ingest.workplace import (
-    REJECTED,
     OtherSet,
     check_places,
     claim,
@@ -29,9 +28,9 @@ from ingest.workplace import (
     sweep,
     workplace,
 )
-from shards import atomic, catalogue
+from shards import atomic
 from shards.errors import BandstreamError
-from shards.manifest import CREATED_BY, FILE, ArraySpec, BandSpec, FileSpec, Manifest, ShardSpec, SplitSpec, changed
+from shards.manifest import CREATED_BY, FILE, Manifest, changed
 from shards.verify import examine, sha256
 
 ENTRIES = "entries.jsonl"
@@ -174,7 +173,7 @@ def _ingest(
             raise
         finally:
             sweep(target)
-        manifest = _commit(target, source, described, fingerprint, plan)
+        manifest = commit(target, source, described, fingerprint, plan)
     return Outcome(manifest, plan.total), False
 
 
@@ -256,87 +255,3 @@ def _take_over(task: Task, plan: Plan, manifest: bytes) -> None:
         if len(sums) == 2 and all(each.encode() in manifest for each in sums):
             record = record_of(task, shard, path.stat().st_size // size)
             atomic.write_text(task.target / RECORDS / f"{shard.name}.json", json.dumps(vars(record), allow_nan=False))
-
-
-def _commit(target: Path, source: Source, described: dict[str, Any], fingerprint: str, plan: Plan) -> Manifest:
-    """Write catalogue, rejections and manifest, in this order."""
-    schema = source.schema
-    tally = tally_of(schema)
-    splits: dict[str, list[ShardSpec]] = {}
-    rejected = list(plan.rejected)
-    labels = [catalogue.label_column(name, next(iter(schema.labels))) for name in schema.labels]
-    with catalogue.writing(target, schema.columns, labels) as add:
-        for name in plan.names:
-            record = read_record(target, name, fingerprint)
-            if record is None:
-                raise BandstreamError(f"the record of {name} vanished while the set was made: run the ingest again")
-            rejected += [Rejected(*args) for args in record.rejected]
-            if record.samples:
-                add(record.rows)
-                splits.setdefault(record.split, []).append(_spec(record))
-            if record.tally:
-                tally.merge(record.tally)
-    rejected.sort(key=lambda rejection: rejection.args)
-    atomic.write_text(target / REJECTED, lines_of(rejected))
-    if not splits:
-        (target / catalogue.FILE).unlink()
-        first = f", the first: {rejected[0]}" if rejected else ""
-        raise BandstreamError(f"not one input could be taken{first}; all are listed in {target / REJECTED}")
-    layout = layout_of(schema)
-    manifest = Manifest(
-        format_version=1,
-        name=described["name"],
-        source={
-            **described["source"],
-            **{key: described[key] for key in ("split", "shard_samples", "options")},
-            "nodata": schema.nodata,
-            "plan": fingerprint,
-        },
-        seed=described["seed"],
-        created_by=CREATED_BY,
-        bands=[BandSpec(name=band.name, wavelength_nm=band.wavelength_nm, gsd_m=band.gsd_m) for band in schema.bands],
-        sample_bytes=layout.sample_bytes,
-        arrays={
-            name: ArraySpec(
-                bands=list(array.bands),
-                shape=(len(array.bands), *array.size),
-                dtype=array.dtype,  # type: ignore[arg-type]
-                offset=layout[name].data_at,
-                time=array.time,
-            )
-            for name, array in schema.arrays.items()
-        },
-        reflectance=schema.reflectance,
-        labels=schema.labels,
-        masks=schema.masks,
-        statistics={band.name: tally.summary(number) for number, band in enumerate(schema.bands)}
-        if "train" in splits
-        else {},
-        splits={
-            split: SplitSpec(samples=sum(spec.samples for spec in specs), shards=specs)
-            for split, specs in splits.items()
-        },
-        rejected=dict(sorted(Counter(rejection.reason for rejection in rejected).items())),
-        columns={name: kind.__name__ for name, kind in schema.columns.items()},  # type: ignore[misc]
-        files={name: _file(target / name) for name in (catalogue.FILE, REJECTED)},
-    )
-    expected = {spec.file for specs in splits.values() for spec in specs}
-    for path in (*target.glob("*.tar"), *target.glob("*.idx")):
-        if path.with_suffix(".tar").name not in expected:
-            path.unlink()
-    manifest.write(target)
-    return Manifest.read(target)
-
-
-def _file(path: Path) -> FileSpec:
-    return FileSpec(bytes=path.stat().st_size, sha256=sha256(path))
-
-
-def _spec(record: Record) -> ShardSpec:
-    return ShardSpec(
-        file=record.file,
-        samples=record.samples,
-        bytes=record.bytes,
-        sha256=record.sha256,
-        idx_sha256=record.idx_sha256,
-    )

@@ -93,7 +93,8 @@ def audit(dst: Path, out: Path | None) -> None:
     Exact: the same stored numbers in all arrays. Near: the same picture, but for noise, a little gain or a shift by a
     pixel. Overlaps of footprints are looked for between samples of different splits, whatever their dates.
     """
-    from ingest.audit import Audit, report, write
+    from ingest.audit import Audit
+    from ingest.pairs import report, write
     from ingest.progress import bars
 
     with bars(sys.stderr) as progress:
