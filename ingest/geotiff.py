@@ -56,6 +56,9 @@ class Reader:
         self._usual: dict[tuple[int, ...], _Usual] = {}
         self._beyond = bytearray(1)
 
+    def __reduce__(self) -> tuple[type["Reader"], tuple[()]]:
+        return Reader, ()  # what it remembers does not travel
+
     def read(self, path: str, out: np.ndarray) -> Header:
         """Read the one band of `path` into `out`, uint16 (H, W).
 

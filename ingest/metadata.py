@@ -1,6 +1,7 @@
 """What stands beside the patches of BigEarthNet: rows of `metadata.parquet`, lists of patches, names of classes."""
 
 import io
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,8 @@ from typing import Any
 from ingest import clc
 from ingest.files import Files
 from ingest.folders import joined
-from ingest.source import Rejected
+from ingest.product import iso_date
+from ingest.source import Entry, Rejected
 from ingest.tiles import METADATA, top_of
 from shards.errors import BandstreamError
 from shards.layout import KEY
@@ -116,3 +118,19 @@ def read_rows(files: Iterable[tuple[Path | str, Any]], without: Iterable[str], k
                         )
         except (OSError, pa.ArrowException) as error:
             raise _no_parquet(file, error) from None
+
+
+def read_json(entry: Entry, files: Files, folder: str) -> tuple[dict[str, tuple[int, ...]], str, str]:
+    """Labels, date and source product of a version 1 patch, from its JSON. Raises Rejected."""
+    name = f"{entry.key}_labels_metadata.json"
+    path = f"{entry.path}/{name}"
+    try:
+        content = json.loads(files.read(f"{folder}/{name}"))
+        names = content["labels"]
+        indices = indices_of(path, names, clc.NAME_TO_CLASS)
+        date = str(content.get("acquisition_date", "")).replace(" ", "T")
+        return {LABEL: indices}, iso_date(date), str(content.get("tile_source", ""))
+    except FileNotFoundError:
+        raise Rejected(entry.path, "no-metadata", f"{name} is not there") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise Rejected(path, "unreadable", f"no labels can be read from it ({type(error).__name__})") from None

@@ -3,6 +3,8 @@
 import re
 from datetime import datetime
 
+import numpy as np
+
 # BOA_ADD_OFFSET of processing baseline 04.00 and later (Sentinel-2 L2A product specification, S2-PDGS-TAS-DI-PSD)
 OFFSET, FIRST_WITH_OFFSET, REPROCESSED = 1000, 400, 9999
 DATE = re.compile(r"_(\d{8})T(\d{5,6})_")
@@ -41,3 +43,9 @@ def offset_of(baseline: str) -> int:
     """What to take from each stored number, by the processing baseline (N9999: reprocessed by the archive, none)."""
     number = int(baseline[1:]) if baseline else 0
     return OFFSET if FIRST_WITH_OFFSET <= number < REPROCESSED else 0
+
+
+def remove_offset(pixels: np.ndarray, offset: int) -> None:
+    """Take the offset from stored numbers in place; what it would make negative becomes 0."""
+    if offset:
+        np.subtract(np.maximum(pixels, offset, out=pixels), offset, out=pixels)

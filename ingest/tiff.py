@@ -39,6 +39,13 @@ class Header:
     transform: tuple[float, float, float, float, float, float] | None
     nodata: float | None
 
+    def bounds(self, shape: tuple[int, ...]) -> tuple[float, float, float, float]:
+        """(left, bottom, right, top) of a raster of (height, width) in its own coordinates; zeros where it has none."""
+        if self.transform is None:
+            return 0.0, 0.0, 0.0, 0.0
+        a, _, c, _, e, f = self.transform
+        return c, f + e * shape[0], c + a * shape[1], f
+
 
 @dataclass(frozen=True, slots=True)
 class Strips:

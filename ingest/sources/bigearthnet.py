@@ -11,9 +11,7 @@ Rejected, as the authors leave them out of the 19-class nomenclature: patches wh
 `validation` is called `val`.
 """
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,26 +20,23 @@ import numpy as np
 
 from ingest import clc
 from ingest.commands import source_command
-from ingest.metadata import FLAGS, LABEL, UNKNOWN, Known, covered, indices_of, listed, metadata_in, read_rows
 from ingest.files import Files, Folder, open_files
 from ingest.folders import joined
 from ingest.geotiff import RasterError, Reader, read_rasterio
-from ingest.product import baseline_of, date_of, iso_date, offset_of, tile_of
-from ingest.source import Array, Entry, Facts, Listening, Rejected, Schema
+from ingest.metadata import FLAGS, LABEL, UNKNOWN, Known, covered, listed, metadata_in, read_json, read_rows
+from ingest.native import LEVELS, native_arrays
+from ingest.place import placed
+from ingest.product import baseline_of, date_of, offset_of, remove_offset, tile_of
+from ingest.source import Entry, Facts, Listening, Rejected, Schema
 from ingest.tiff import Header
 from ingest.tiles import MAP, MAPS, Patches, key_of, map_folders, maps_base, only_maps
-from ingest.utm import lon_lat
 from shards.bands import SENTINEL2
 from shards.errors import BandstreamError
 from shards.layout import KEY
 from shards.manifest import LabelSpec, MaskSpec, Reflectance
 
-BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12")
-ARRAYS = {
-    "10m.npy": Array(("B02", "B03", "B04", "B08"), (120, 120)),
-    "20m.npy": Array(("B05", "B06", "B07", "B8A", "B11", "B12"), (60, 60)),
-    "60m.npy": Array(("B01", "B09"), (20, 20)),
-}
+SIDE = 120
+ARRAYS = native_arrays(LEVELS["L2A"], SIDE)
 JSON_BYTES = 1024
 LARGEST = 1 << 22
 """A file of more bytes is read through GDAL, which need not take all of it into memory."""
@@ -118,20 +113,10 @@ class BigEarthNet:
         self._files: list[Files] = []
         self._tops: list[str] = []
         self._codes = clc.code_table()
+        self._reader, self._map_reader = Reader(), Reader()
         self._has_labels = False
         self._has_masks = False
         self._masks_note = "none"
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key not in ("_reader", "_map_reader")}
-
-    @cached_property
-    def _reader(self) -> Reader:
-        return Reader()
-
-    @cached_property
-    def _map_reader(self) -> Reader:
-        return Reader()
 
     @property
     def schema(self) -> Schema:
@@ -139,7 +124,7 @@ class BigEarthNet:
         labels = {LABEL: LabelSpec(member="labels.npy", kind="multilabel", classes=classes)}
         masks = {LABEL: MaskSpec(member="mask.npy", classes=classes, ignore_index=clc.IGNORE)}
         return Schema(
-            bands=tuple(SENTINEL2[band] for band in BANDS),
+            bands=tuple(SENTINEL2[band] for band in LEVELS["L2A"]),
             arrays=ARRAYS,
             reflectance=Reflectance(scale=1e-4, offset=0.0, level="L2A"),
             labels=labels if self._has_labels else {},
@@ -251,14 +236,9 @@ class BigEarthNet:
         number, mapped, tile = entry.where.split(":", 2)
         files, path = self._files[int(number)], joined(self._tops[int(number)], entry.path)
         labels, date, product = entry.labels, "", entry.key
-        content: dict[str, memoryview | None] = {}
-        if not isinstance(files, Folder):
-            try:
-                content = files.read_folder(path, files.names(path), LARGEST)
-            except OSError as error:
-                raise Rejected(entry.path, "unreadable", str(error)) from None
+        content = _content(files, path, entry)
         if self.version == "1":
-            labels, date, product = self._v1_metadata(entry, files, path)
+            labels, date, product = read_json(entry, files, path)
         headers: list[Header] = []
         for member, array in ARRAYS.items():
             for band, plane in zip(array.bands, views[member], strict=True):
@@ -266,19 +246,12 @@ class BigEarthNet:
         if self._has_masks:
             maps, folder, name = self._files[int(mapped)], joined(tile, entry.key), f"{entry.key}{MAP}"
             codes = np.empty(views["mask.npy"].shape, np.uint16)
-            content = {}
-            if not isinstance(maps, Folder):
-                try:
-                    content = maps.read_folder(folder, [name], LARGEST)
-                except OSError as error:
-                    raise Rejected(entry.path, "unreadable", str(error)) from None
+            content = _content(maps, folder, entry, [name])
             self._raster(self._map_reader, maps, entry, folder, name, content, codes, headers)
             views["mask.npy"][...] = self._codes.take(codes)
         removed = offset_of(baseline_of(product)) if self.version == "2" else 0
-        if removed:
-            for member in ARRAYS:
-                np.maximum(views[member], removed, out=views[member])
-                np.subtract(views[member], removed, out=views[member])
+        for member in ARRAYS:
+            remove_offset(views[member], removed)
         return _facts(entry, labels, date or date_of(entry.key), product, removed, headers[0])
 
     def _raster(
@@ -311,25 +284,10 @@ class BigEarthNet:
             raise Rejected(told, error.reason, error.detail) from None
         same = bool(headers) and header is headers[-1]  # of one shape and in one place, as the reader promises
         if headers and not same and header.transform and headers[0].transform:
-            place = header.epsg, _bounds(header, plane.shape)
-            if place != (headers[0].epsg, _bounds(headers[0], (120, 120))):
+            place = header.epsg, header.bounds(plane.shape)
+            if place != (headers[0].epsg, headers[0].bounds((SIDE, SIDE))):
                 raise Rejected(told, "misplaced", "it lies elsewhere than the patch's other rasters")
         headers.append(header)
-
-    def _v1_metadata(self, entry: Entry, files: Files, folder: str) -> tuple[dict[str, tuple[int, ...]], str, str]:
-        """Labels, date and source product of a version 1 patch, from its JSON."""
-        name = f"{entry.key}_labels_metadata.json"
-        path = f"{entry.path}/{name}"
-        try:
-            content = json.loads(files.read(f"{folder}/{name}"))
-            names = content["labels"]
-            indices = indices_of(path, names, clc.NAME_TO_CLASS)
-            date = str(content.get("acquisition_date", "")).replace(" ", "T")
-            return {LABEL: indices}, iso_date(date), str(content.get("tile_source", ""))
-        except FileNotFoundError:
-            raise Rejected(entry.path, "no-metadata", f"{name} is not there") from None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise Rejected(path, "unreadable", f"no labels can be read from it ({type(error).__name__})") from None
 
 
 def _wanted(path: str) -> bool:
@@ -337,38 +295,30 @@ def _wanted(path: str) -> bool:
     return path.endswith((".tif", ".json", ".parquet")) and "BigEarthNet-S1/" not in path
 
 
-def _bounds(header: Header, shape: tuple[int, ...]) -> tuple[float, float, float, float]:
-    """(left, bottom, right, top) in the raster's own coordinates; zeros where it has none."""
-    if header.transform is None:
-        return 0.0, 0.0, 0.0, 0.0
-    a, _, c, _, e, f = header.transform
-    return c, f + e * shape[0], c + a * shape[1], f
+def _content(files: Files, folder: str, entry: Entry, names: Sequence[str] = ()) -> Mapping[str, memoryview | None]:
+    """The files of a folder inside a tar, at one go, or those named; none of a true folder, where each is read by itself.
+    Raises Rejected."""
+    if isinstance(files, Folder):
+        return {}
+    try:
+        return files.read_folder(folder, names or files.names(folder), LARGEST)
+    except OSError as error:
+        raise Rejected(entry.path, "unreadable", str(error)) from None
 
 
 def _facts(
     entry: Entry, labels: dict[str, tuple[int, ...]], date: str, product: str, removed: int, header: Header
 ) -> Facts:
-    left, bottom, right, top = _bounds(header, (120, 120))
-    place: tuple[float, float] | None = None
-    if header.transform and header.epsg:
-        try:
-            place = lon_lat(header.epsg, (left + right) / 2, (bottom + top) / 2)
-        except (ValueError, OverflowError) as error:
-            raise Rejected(entry.path, "misplaced", str(error)) from None
+    place, located = placed(entry.path, header.epsg, header.transform, header.bounds((SIDE, SIDE)))
     columns = {
         "country": entry.extra.get("country", ""),
         "tile": tile_of(product),
         "processing_baseline": baseline_of(product),
     }
-    lon, lat = place or (0.0, 0.0)
     content = {
         "id": entry.key,
         "date": date,
-        "crs": f"EPSG:{header.epsg}" if header.epsg else "",
-        "transform": list(header.transform or (0.0,) * 6),
-        "bounds": [left, bottom, right, top],
-        "lon": lon,
-        "lat": lat,
+        **located,
         "processing_baseline": columns["processing_baseline"],
         "offset_removed": removed,
         "nodata": "" if header.nodata is None else f"{header.nodata:g}",
