@@ -57,8 +57,6 @@ from shards.manifest import Reflectance
 GROUPS = {"10m.npy": ("B02", "B03", "B04", "B08"), "20m.npy": ("B05", "B06", "B07", "B8A", "B11", "B12")}
 COARSE = {"L1C": ("B01", "B09", "B10"), "L2A": ("B01", "B09")}
 STEPS = {"10m.npy": 1, "20m.npy": 2, "60m.npy": 6}
-Place = tuple[int, int]
-"""Number of a Parquet file, and of a row in it."""
 CELL = re.compile(r"\d{1,4}[UD]_\d{1,4}[LR]")
 PRODUCT = re.compile(r"[A-Za-z0-9_.]{1,80}")
 LEVEL_NAMES = {"L1C": "_MSIL1C_", "L2A": "_MSIL2A_"}
@@ -329,77 +327,10 @@ def bands_of(level: str) -> list[str]:
     return [band for bands in (GROUPS | {"60m.npy": COARSE[level]}).values() for band in bands]
 
 
-def _lines(path: Path) -> Iterator[tuple[str, list[str], list[Place]]]:
-    """(cell, products, places) of each sample."""
-    with path.open() as file:
-        for line in file:
-            cell, products, places = json.loads(line)
-            yield cell, products, [(file_, row) for file_, row in places]
 
 
-def _look(path: Path) -> Any:
-    """Table of a file's rows (cell, product, row), its level, and the side of its first sound cell (0: none is); or why
-    it cannot be taken."""
-    import pyarrow as pa
-
-    try:
-        with parquet(path) as file:
-            level = "L1C" if "B10" in file.schema_arrow.names else "L2A"
-            missing = {"grid_cell", "product_id", *bands_of(level)} - set(file.schema_arrow.names)
-            if missing:
-                return Rejected(path.name, "another-kind", f"it has no column {', '.join(sorted(missing))}")
-            table = file.read(columns=["grid_cell", "product_id"])
-            side = 0
-            for number in range(min(len(table), 16)):
-                _, tiffs = next(rows_of(file, ["B02"], [number]))
-                side = side_of(tiffs.get("B02", b""))
-                if side:
-                    break
-            if side % 6:
-                return Rejected(path.name, "another-kind", f"cells of {side} pixels, no multiple of 6")
-            cells, products = (table[name].cast(pa.string()).fill_null("") for name in ("grid_cell", "product_id"))
-    except (OSError, pa.ArrowException, ValueError) as error:
-        if isinstance(error, OSError) and error.errno:
-            raise
-        return Rejected(path.name, "unreadable", f"not as Parquet ({short(error)})")
-    numbers = pa.array(np.arange(len(table), dtype=np.int32))
-    return pa.table({"cell": cells, "product": products, "row": numbers}), level, side
 
 
-def _cut(grid: Grid, level: str, scratch: Path, work: tuple[Path, list[int]]) -> tuple[Path, list[Any]]:
-    """Cut some rows of a file into records on scratch, unless an earlier run did: where they lie, and of damaged ones
-    (row, what is told of it)."""
-    import pyarrow as pa
-
-    path, rows = work
-    if not rows:
-        return scratch / "none", []
-    status = path.stat()
-    identity = f"{path.resolve()} {status.st_size} {status.st_mtime_ns} {grid} {rows}"
-    records = scratch / f"cells-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
-    told = records.with_suffix(".json")
-    if records.exists():
-        return records, json.loads(told.read_bytes())
-    damaged: list[tuple[int, list[str]]] = []
-    reader, planes = Reader(), grid.empty()
-    with atomic.replacing(records) as out, parquet(path) as file:
-        for number, row in enumerate(rows):
-            name = f"{path.name}, row {row}"
-            try:
-                names, tiffs = next(rows_of(file, bands_of(level), [row]))
-                name = f"{names['grid_cell']}/{names['product_id']}"
-                header = decode(reader, tiffs, planes, grid.arrays, name)
-            except Rejected as rejection:
-                damaged.append((row, list(rejection.args)))
-            except (OSError, pa.ArrowException, ValueError) as error:
-                if isinstance(error, OSError) and error.errno:  # the file system's; Arrow's about damage have no number
-                    raise
-                damaged.append((row, [name, "unreadable", f"{path.name} cannot be read ({short(error)})"]))
-            else:
-                grid.write(out, number, {"epsg": header.epsg, "transform": header.transform}, planes)
-        out.truncate(len(rows) * grid.cell_bytes)
-        atomic.write_text(told, json.dumps(damaged))
-    return records, json.loads(json.dumps(damaged))
 
 
 def _facts(
