@@ -7,7 +7,7 @@ order; all cells take the same number of bytes, so that a record is found by ari
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ingest.source import Array
+from shards import atomic
 from shards.errors import BandstreamError
 
 HEAD = 512
@@ -96,6 +97,16 @@ class Grid:
             at += _bytes(array)
         content: dict[str, Any] = json.loads(head)
         return content
+
+
+def recorded(records: Path, write: Callable[[BinaryIO], list[Any]]) -> list[Any]:
+    """What `write` has to tell of a file of records that it fills, unless an earlier run did: both stay on scratch."""
+    told = records.with_suffix(".json")
+    if not records.exists():
+        with atomic.replacing(records) as out:
+            atomic.write_text(told, json.dumps(write(out)))
+    found: list[Any] = json.loads(told.read_bytes())
+    return found
 
 
 def _bytes(array: Array) -> int:

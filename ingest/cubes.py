@@ -18,7 +18,7 @@ LARGEST = 1 << 26
 """A zipped place of more bytes is none."""
 
 
-class _damage:
+class damage:
     """A context in which whatever a library raises about damaged bytes is raised as Rejected."""
 
     def __init__(self, told: str) -> None:
@@ -33,7 +33,7 @@ class _damage:
             raise Rejected(self.told, "unreadable", f"not as zipped Zarr ({text})") from error
 
 
-def _group(data: bytes) -> Any:
+def open_group(data: bytes) -> Any:
     """A zipped Zarr group (version 2 of the format) in memory."""
     import zarr
     from zarr.core.buffer import default_buffer_prototype
@@ -47,10 +47,10 @@ def _group(data: bytes) -> Any:
     return zarr.open_group(store, mode="r", zarr_format=2)
 
 
-def _check(group: Any, level: str, samples: tuple[int, ...], told: str) -> None:
+def check(group: Any, level: str, samples: tuple[int, ...], told: str) -> None:
     """Raises Rejected where `bands` is not what it should be: int16 (*samples, time, band, 264, 264), and whole."""
     bands = group["bands"]
-    shape, count = bands.shape, len(bands_of(level))
+    shape, count = bands.shape, len(LEVELS[level])
     if bands.dtype != np.int16:
         raise Rejected(told, "wrong-type", f"{bands.dtype}, not int16")
     rank = len(samples) + 4
@@ -62,20 +62,20 @@ def _check(group: Any, level: str, samples: tuple[int, ...], told: str) -> None:
         raise Rejected(told, "missing-pixels", f"{bands.nchunks_initialized} of {bands.nchunks} chunks are there")
 
 
-def _columns(group: Any, level: str, told: str) -> list[int]:
+def columns_of(group: Any, level: str, told: str) -> list[int]:
     """Numbers of the bands, in our order."""
-    names = _strings(group["band"])
-    missing = [band for band in bands_of(level) if names.count(band) != 1]
+    names = strings(group["band"])
+    missing = [band for band in LEVELS[level] if names.count(band) != 1]
     if missing:
         raise Rejected(told, "missing-band", f"{missing[0]} is not among {' '.join(names)[:100]}")
-    return [names.index(band) for band in bands_of(level)]
+    return [names.index(band) for band in LEVELS[level]]
 
 
-def _strings(array: Any) -> list[str]:
+def strings(array: Any) -> list[str]:
     return [str(value) for value in np.asarray(array[...]).reshape(-1)]
 
 
-def _dates(products: list[str], dates: int, told: str) -> list[int]:
+def dates_of(products: list[str], dates: int, told: str) -> list[int]:
     """Numbers of the dates that are taken, in the order of sensing. Raises Rejected."""
     for product in products:
         if not date_of(product) or not re.fullmatch(r"[A-Za-z0-9_.]{1,80}", product):
@@ -86,7 +86,7 @@ def _dates(products: list[str], dates: int, told: str) -> list[int]:
     return taken(unique, dates)
 
 
-def _head(group: Any, axes: tuple[str, str], at: tuple[int, ...]) -> dict[str, Any]:
+def head_of(group: Any, axes: tuple[str, str], at: tuple[int, ...]) -> dict[str, Any]:
     """Where a place lies: EPSG code, longitude, latitude, and (left, top, width, height) of the patch, zeros where that
     is not told."""
     x, y = (np.asarray(group[axis][at or ...], np.float64) for axis in axes)

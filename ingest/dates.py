@@ -4,7 +4,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from ingest.source import Array
+from ingest.native import LEVELS
+from ingest.source import Array, Schema
+from shards.bands import SENTINEL2
+from shards.manifest import Reflectance
 
 T = TypeVar("T")
 
@@ -17,6 +20,20 @@ def member(name: str, time: int) -> str:
 def arrays_of(arrays: Mapping[str, Array], dates: int) -> dict[str, Array]:
     """The array members of so many dates, all of one date together, from those of one."""
     return {member(name, time): replace(array, time=time) for time in range(dates) for name, array in arrays.items()}
+
+
+def schema_of(level: str, arrays: Mapping[str, Array], dates: int, columns: dict[str, type]) -> Schema:
+    """Of samples that hold so many dates of all bands of a level, without labels, as `json_of` tells of them."""
+    return Schema(
+        bands=tuple(SENTINEL2[band] for band in LEVELS[level]),
+        arrays=arrays_of(arrays, dates),
+        reflectance=Reflectance(scale=1e-4, offset=0.0, level=level),
+        labels={},
+        masks={},
+        json_bytes=1024 + 256 * dates,
+        columns=columns,
+        nodata=0,
+    )
 
 
 def in_order(found: Iterable[tuple[str, T]]) -> list[T]:

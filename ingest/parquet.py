@@ -3,12 +3,15 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
+from ingest.cells import Grid, recorded
 from ingest.geotiff import RasterError, Reader
+from ingest.native import LEVELS
 from ingest.source import Array, Rejected
+from ingest.spool import mark_of
 from ingest.tiff import Header
 from shards.errors import BandstreamError
 
@@ -162,21 +165,18 @@ def _take(reader: Reader, data: bytes, plane: np.ndarray) -> Header:
 
 
 def box_of(header: Header, shape: tuple[int, ...]) -> tuple[float, ...] | None:
-    """Left, top, right and bottom to the centimetre; None where the raster has no place."""
+    """(left, bottom, right, top) to the centimetre; None where the raster has no place."""
     if header.transform is None:
         return None
-    a, _, c, _, e, f = header.transform
-    return tuple(round(value, 2) for value in (c, f, c + a * shape[1], f + e * shape[0]))
+    return tuple(round(value, 2) for value in header.bounds(shape))
 
 
 def short(error: Exception) -> str:
     """What an error says, in one line of moderate length."""
     return " ".join(str(error).split())[:200] or type(error).__name__
-Place = tuple[int, int]
-"""Number of a Parquet file, and of a row in it."""
 
 
-def _look(path: Path) -> Any:
+def look(path: Path) -> Any:
     """Table of a file's rows (cell, product, row), its level, and the side of its first sound cell (0: none is); or why
     it cannot be taken."""
     import pyarrow as pa
@@ -184,7 +184,7 @@ def _look(path: Path) -> Any:
     try:
         with parquet(path) as file:
             level = "L1C" if "B10" in file.schema_arrow.names else "L2A"
-            missing = {"grid_cell", "product_id", *bands_of(level)} - set(file.schema_arrow.names)
+            missing = {"grid_cell", "product_id", *LEVELS[level]} - set(file.schema_arrow.names)
             if missing:
                 return Rejected(path.name, "another-kind", f"it has no column {', '.join(sorted(missing))}")
             table = file.read(columns=["grid_cell", "product_id"])
@@ -205,7 +205,7 @@ def _look(path: Path) -> Any:
     return pa.table({"cell": cells, "product": products, "row": numbers}), level, side
 
 
-def _cut(grid: Grid, level: str, scratch: Path, work: tuple[Path, list[int]]) -> tuple[Path, list[Any]]:
+def cut_rows(grid: Grid, level: str, scratch: Path, work: tuple[Path, list[int]]) -> tuple[Path, list[Any]]:
     """Cut some rows of a file into records on scratch, unless an earlier run did: where they lie, and of damaged ones
     (row, what is told of it)."""
     import pyarrow as pa
@@ -213,37 +213,27 @@ def _cut(grid: Grid, level: str, scratch: Path, work: tuple[Path, list[int]]) ->
     path, rows = work
     if not rows:
         return scratch / "none", []
-    status = path.stat()
-    identity = f"{path.resolve()} {status.st_size} {status.st_mtime_ns} {grid} {rows}"
-    records = scratch / f"cells-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
-    told = records.with_suffix(".json")
-    if records.exists():
-        return records, json.loads(told.read_bytes())
-    damaged: list[tuple[int, list[str]]] = []
-    reader, planes = Reader(), grid.empty()
-    with atomic.replacing(records) as out, parquet(path) as file:
-        for number, row in enumerate(rows):
-            name = f"{path.name}, row {row}"
-            try:
-                names, tiffs = next(rows_of(file, bands_of(level), [row]))
-                name = f"{names['grid_cell']}/{names['product_id']}"
-                header = decode(reader, tiffs, planes, grid.arrays, name)
-            except Rejected as rejection:
-                damaged.append((row, list(rejection.args)))
-            except (OSError, pa.ArrowException, ValueError) as error:
-                if isinstance(error, OSError) and error.errno:  # the file system's; Arrow's about damage have no number
-                    raise
-                damaged.append((row, [name, "unreadable", f"{path.name} cannot be read ({short(error)})"]))
-            else:
-                grid.write(out, number, {"epsg": header.epsg, "transform": header.transform}, planes)
+
+    def fill(out: BinaryIO) -> list[tuple[int, list[str]]]:
+        damaged: list[tuple[int, list[str]]] = []
+        reader, planes = Reader(), grid.empty()
+        with parquet(path) as file:
+            for number, row in enumerate(rows):
+                name = f"{path.name}, row {row}"
+                try:
+                    names, tiffs = next(rows_of(file, LEVELS[level], [row]))
+                    name = f"{names['grid_cell']}/{names['product_id']}"
+                    header = decode(reader, tiffs, planes, grid.arrays, name)
+                except Rejected as rejection:
+                    damaged.append((row, list(rejection.args)))
+                except (OSError, pa.ArrowException, ValueError) as error:
+                    if isinstance(error, OSError) and error.errno:
+                        raise  # the file system's; Arrow's about damage have no number
+                    damaged.append((row, [name, "unreadable", f"{path.name} cannot be read ({short(error)})"]))
+                else:
+                    grid.write(out, number, {"epsg": header.epsg, "transform": header.transform}, planes)
         out.truncate(len(rows) * grid.cell_bytes)
-        atomic.write_text(told, json.dumps(damaged))
-    return records, json.loads(json.dumps(damaged))
+        return damaged
 
-
-def _lines(path: Path) -> Iterator[tuple[str, list[str], list[Place]]]:
-    """(cell, products, places) of each sample."""
-    with path.open() as file:
-        for line in file:
-            cell, products, places = json.loads(line)
-            yield cell, products, [(file_, row) for file_, row in places]
+    records = scratch / f"cells-{mark_of(path, grid, rows)}"
+    return records, recorded(records, fill)

@@ -13,9 +13,11 @@ from ingest.tiff import Header
 
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,80}")
 LARGEST = 1 << 22
+Place = tuple[int, float, float, float, float]
+"""EPSG code, left, top, width and (negative) height of a patch."""
 
 
-def _cropped(path: str, plane: np.ndarray, step: int) -> tuple[Header, tuple[int, int]]:
+def cropped(path: str, plane: np.ndarray, step: int) -> tuple[Header, tuple[int, int]]:
     """The middle of a larger raster, to the pixel of 60 m, and the raster's size in these. Raises RasterError."""
     import rasterio
     from rasterio.errors import RasterioError
@@ -33,13 +35,10 @@ def _cropped(path: str, plane: np.ndarray, step: int) -> tuple[Header, tuple[int
     header = read_rasterio(path, whole)
     top, left = ((size - own) // step // 2 * step for size, own in zip(shape, plane.shape, strict=True))
     plane[...] = whole[top : top + plane.shape[0], left : left + plane.shape[1]]
-    if header.transform is not None:
-        a, b, c, d, e, f = header.transform
-        header = Header(header.epsg, (a, b, c + a * left, d, e, f + e * top), header.nodata)
-    return header, (shape[0] // step, shape[1] // step)
+    return header.window(top, left), (shape[0] // step, shape[1] // step)
 
 
-def _product(files: Files, folder: str, content: Mapping[str, memoryview | None]) -> str:
+def product_of(files: Files, folder: str, content: Mapping[str, memoryview | None]) -> str:
     """The product's name by the date's `metadata.json`; "" where there is none."""
     try:
         if isinstance(files, Folder):
@@ -53,8 +52,8 @@ def _product(files: Files, folder: str, content: Mapping[str, memoryview | None]
     return product if isinstance(product, str) and NAME.fullmatch(product) else ""
 
 
-def _place(rasters: Sequence[tuple[str, Header, tuple[int, int]]], told: str) -> tuple[int, float, float, float, float]:
-    """EPSG code, left, top, width and (negative) height of a date's patch; zeros and ones where it has no place.
+def place_of(rasters: Sequence[tuple[str, Header, tuple[int, int]]], told: str) -> Place:
+    """Where a date's patch lies; zeros and ones where it has no place.
 
     Raises Rejected where its bands do not lie in one place.
     """

@@ -12,29 +12,25 @@ Radiometry (github.com/DLR-MF-DAS/SSL4EO-S12-v1.1, `zarr_dataset.py`): the numbe
 1000 whatever their product's baseline, those of the WebDataset none. It is removed.
 """
 
-import hashlib
-import io
-import json
 import re
 import shutil
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from ingest.cells import Grid
-from ingest.dates import arrays_of, in_order, json_of, member, taken
+from ingest.cells import Grid, recorded
+from ingest.cubes import LARGEST, SIDE, check, columns_of, damage, dates_of, head_of, open_group, strings
+from ingest.dates import json_of, member, schema_of
 from ingest.files import Files, open_files
+from ingest.native import LEVELS
+from ingest.place import placed
 from ingest.product import date_of, tile_of
 from ingest.source import Array, Entry, Facts, Listening, Rejected, Schema
-from ingest.utm import lon_lat
-from shards import atomic
-from shards.bands import SENTINEL2
+from ingest.spool import mark_of
 from shards.errors import BandstreamError
-from shards.manifest import Reflectance
 
 FOLDERS = {"S2L1C": "L1C", "S2L2A": "L2A"}
 NAME = re.compile(r"(ssl4eos12_(train|val)_seasonal_data_\d{6,7})\.zarr\.zip")
@@ -42,10 +38,6 @@ OFFSET = 1000
 MEMBER = "10m.npy"
 PLACES = 1024
 """A file of more places is none."""
-
-
-def bands_of(level: str) -> tuple[str, ...]:
-    return tuple(band for band in SENTINEL2 if level == "L1C" or band != "B10")
 
 
 def find(inputs: Sequence[Path], level: str) -> tuple[str, list[Path]]:
@@ -82,20 +74,11 @@ class SSL4EOZarr:
     @property
     def grid(self) -> Grid:
         """Of a date, the one patch of a place."""
-        return Grid({MEMBER: Array(bands_of(self.level), (SIDE, SIDE), "int16")}, SIDE, SIDE)
+        return Grid({MEMBER: Array(LEVELS[self.level], (SIDE, SIDE), "int16")}, SIDE, SIDE)
 
     @property
     def schema(self) -> Schema:
-        return Schema(
-            bands=tuple(SENTINEL2[band] for band in bands_of(self.level)),
-            arrays=arrays_of(self.grid.arrays, self.dates),
-            reflectance=Reflectance(scale=1e-4, offset=0.0, level=self.level),
-            labels={},
-            masks={},
-            json_bytes=1024 + 256 * self.dates,
-            columns={"tile": str, "processing_baseline": str},
-            nodata=0,
-        )
+        return schema_of(self.level, self.grid.arrays, self.dates, {"tile": str, "processing_baseline": str})
 
     def describe(self) -> dict[str, Any]:
         return {"kind": "ssl4eo", "version": "1.1", "level": self.level, "dates": self.dates}
@@ -151,35 +134,31 @@ class SSL4EOZarr:
             raise Rejected(entry.path, "unreadable", str(error)) from error
         if data is None:
             raise Rejected(entry.path, "unreadable", f"more than {LARGEST:,} bytes")
-        with _damage(entry.path):
-            group = _group(bytes(data))
-            _check(group, self.level, (), entry.path)
-            products = _strings(group["file_id"])
-            order = _dates(products, self.dates, entry.path)
-            columns = _columns(group, self.level, entry.path)
+        with damage(entry.path):
+            group = open_group(bytes(data))
+            check(group, self.level, (), entry.path)
+            products = strings(group["file_id"])
+            order = dates_of(products, self.dates, entry.path)
+            columns = columns_of(group, self.level, entry.path)
             for plane, time in zip(planes, order, strict=True):
                 plane[...] = group["bands"][time][columns]
-            head = _head(group, ("x", "y"), ())
+            head = head_of(group, ("x", "y"), ())
         return self._facts(entry, head | {"products": [products[time] for time in order]})
 
     def _facts(self, entry: Entry, head: Mapping[str, Any]) -> Facts:
         left, top, width, height = head["box"]
-        epsg, products = head["epsg"], head["products"]
-        centre = head["lon"], head["lat"]
-        if epsg and width:
-            try:
-                centre = lon_lat(epsg, left + width / 2, top + height / 2)
-            except (ValueError, OverflowError) as error:
-                raise Rejected(entry.path, "misplaced", str(error)) from None
+        transform = [width / SIDE, 0.0, left, 0.0, height / SIDE, top] if width else None
+        bounds = [left, top + height, left + width, top]
+        centre, located = placed(entry.path, head["epsg"], transform, bounds)
+        if centre is None:
+            centre = head["lon"], head["lat"]
+            located |= {"lon": centre[0], "lat": centre[1]}
+        products = head["products"]
         dates = [date_of(product) for product in products]
         content = {
             "id": entry.key,
             **json_of(dates, products, [""] * self.dates, [OFFSET if self.chunks else 0] * self.dates),
-            "crs": f"EPSG:{epsg}" if epsg else "",
-            "transform": [width / SIDE, 0.0, left, 0.0, height / SIDE, top],
-            "bounds": [left, top + height, left + width, top],
-            "lon": centre[0],
-            "lat": centre[1],
+            **located,
             "tile": tile_of(products[0]),
         }
         columns = {name: content[name] for name in ("tile", "processing_baseline")}
@@ -193,54 +172,37 @@ def _entry(name: str, where: str) -> Entry | Rejected:
     return Entry(found[1], name, found[2], where=where)
 
 
-
-
-
-
-
-
-
-
-
-
-
-
-
-
 def _spooled(grid: Grid, level: str, dates: int, scratch: Path, path: Path) -> tuple[Path, list[list[str]]]:
     """Write the places of a file of chunks to scratch, unless an earlier run did: where, and of each place [key], or
     [key, reason, detail] where it cannot be taken."""
     import zarr
 
-    status = path.stat()
-    identity = f"{path.resolve()} {status.st_size} {status.st_mtime_ns} {grid} {dates}"
-    records = scratch / f"places-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
-    told = records.with_suffix(".json")
-    if not records.exists():
+    def fill(out: BinaryIO) -> list[list[str]]:
         places: list[list[str]] = []
-        with atomic.replacing(records) as out:
-            try:
-                with _damage(path.name), zarr.storage.ZipStore(path, mode="r") as store:
-                    _write(grid, level, dates, zarr.open_group(store, mode="r", zarr_format=2), out, places, path.name)
-            except Rejected as rejection:
-                places = [["", rejection.reason, rejection.detail]]
-            atomic.write_text(told, json.dumps(places))
-    return records, json.loads(told.read_bytes())
+        try:
+            with damage(path.name), zarr.storage.ZipStore(path, mode="r") as store:
+                _write(grid, level, dates, zarr.open_group(store, mode="r", zarr_format=2), out, places, path.name)
+        except Rejected as rejection:
+            return [["", rejection.reason, rejection.detail]]
+        return places
+
+    records = scratch / f"places-{mark_of(path, grid, dates)}"
+    return records, recorded(records, fill)
 
 
 def _write(grid: Grid, level: str, dates: int, group: Any, out: Any, places: list[list[str]], told: str) -> None:
-    keys = _strings(group["sample"])
+    keys = strings(group["sample"])
     if len(keys) > PLACES:
         raise Rejected(told, "wrong-size", f"{len(keys)} places in one file")
-    _check(group, level, (len(keys),), told)
-    columns = _columns(group, level, told)
+    check(group, level, (len(keys),), told)
+    columns = columns_of(group, level, told)
     products = np.asarray(group["file_id"][...]).astype(str)
     orders: list[list[int]] = []
     for index, key in enumerate(keys):
         try:
             if not re.fullmatch(r"[A-Za-z0-9_-]{1,40}", key):
                 raise Rejected(told, "bad-name", f"a place called {key[:80]!r}")
-            orders.append(_dates([str(product) for product in products[index]], dates, told))
+            orders.append(dates_of([str(product) for product in products[index]], dates, told))
             places.append([key])
         except Rejected as rejection:
             orders.append([])
@@ -249,7 +211,7 @@ def _write(grid: Grid, level: str, dates: int, group: Any, out: Any, places: lis
         planes = group["bands"][:, time]  # (sample, band, y, x): a chunk
         for index, order in enumerate(orders):
             if time in order:
-                head = _head(group, ("x_", "y_"), (index,)) | {"product": str(products[index, time])}
+                head = head_of(group, ("x_", "y_"), (index,)) | {"product": str(products[index, time])}
                 pixels = np.maximum(planes[index][columns], OFFSET) - np.int16(OFFSET)
                 grid.write(out, index * dates + order.index(time), head, {MEMBER: pixels})
     out.truncate(len(keys) * dates * grid.cell_bytes)

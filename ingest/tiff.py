@@ -46,6 +46,13 @@ class Header:
         a, _, c, _, e, f = self.transform
         return c, f + e * shape[0], c + a * shape[1], f
 
+    def window(self, row: int, column: int) -> "Header":
+        """That of a part of the raster whose upper left pixel is (row, column)."""
+        if self.transform is None:
+            return self
+        a, b, c, d, e, f = self.transform
+        return Header(self.epsg, (a, b, c + a * column, d, e, f + e * row), self.nodata)
+
 
 @dataclass(frozen=True, slots=True)
 class Strips:

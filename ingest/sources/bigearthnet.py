@@ -296,7 +296,7 @@ def _wanted(path: str) -> bool:
 
 
 def _content(files: Files, folder: str, entry: Entry, names: Sequence[str] = ()) -> Mapping[str, memoryview | None]:
-    """The files of a folder inside a tar, at one go, or those named; none of a true folder, where each is read by itself.
+    """The files of a folder inside a tar, or those named, at one go; none of a true folder, which is read by file.
     Raises Rejected."""
     if isinstance(files, Folder):
         return {}

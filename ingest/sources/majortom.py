@@ -16,7 +16,6 @@ Place: as the files tell it. They tell the cell's corner before it was rounded t
 is up to half a pixel of each band away, 30 m for those of 60 m.
 """
 
-import hashlib
 import json
 import re
 import shutil
@@ -31,32 +30,30 @@ import numpy as np
 
 from ingest.cells import Grid
 from ingest.commands import source_command
-from ingest.dates import arrays_of, in_order, json_of, member, taken
+from ingest.dates import in_order, json_of, member, schema_of, taken
 from ingest.geotiff import Reader
+from ingest.native import LEVELS, native_arrays
 from ingest.parquet import (
     METADATA,
     box_of,
+    cut_rows,
     decode,
     files_of,
     grouped,
+    look,
     parquet,
     rows_of,
     short,
-    side_of,
     with_clouds,
 )
-from ingest.product import baseline_of, date_of, offset_of, tile_of
-from ingest.source import Array, Entry, Facts, Listening, Rejected, Schema
+from ingest.place import placed
+from ingest.product import baseline_of, date_of, offset_of, remove_offset, tile_of
+from ingest.source import Entry, Facts, Listening, Rejected, Schema
 from ingest.tiff import Header
-from ingest.utm import lon_lat
-from shards import atomic
-from shards.bands import SENTINEL2
 from shards.errors import BandstreamError
-from shards.manifest import Reflectance
 
-GROUPS = {"10m.npy": ("B02", "B03", "B04", "B08"), "20m.npy": ("B05", "B06", "B07", "B8A", "B11", "B12")}
-COARSE = {"L1C": ("B01", "B09", "B10"), "L2A": ("B01", "B09")}
-STEPS = {"10m.npy": 1, "20m.npy": 2, "60m.npy": 6}
+Place = tuple[int, int]
+"""Number of a Parquet file, and of a row in it."""
 CELL = re.compile(r"\d{1,4}[UD]_\d{1,4}[LR]")
 PRODUCT = re.compile(r"[A-Za-z0-9_.]{1,80}")
 LEVEL_NAMES = {"L1C": "_MSIL1C_", "L2A": "_MSIL2A_"}
@@ -121,13 +118,10 @@ class MajorTOM:
         self.name = "major-tom"
         self._paths: list[Path] = []
         self._spooled: list[Path] = []
+        self._reader = Reader()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key not in ("_reader", "_opened")}
-
-    @cached_property
-    def _reader(self) -> Reader:
-        return Reader()
+        return {key: value for key, value in self.__dict__.items() if key != "_opened"}
 
     @cached_property
     def _opened(self) -> dict[int, Any]:
@@ -137,24 +131,12 @@ class MajorTOM:
     def grid(self) -> Grid:
         """How cells are cut; of whole cells into one."""
         patch = self.patch or self.side
-        groups = GROUPS | {"60m.npy": COARSE[self.level]}
-        arrays = {name: Array(bands, (patch // STEPS[name],) * 2) for name, bands in groups.items()}
-        return Grid(arrays, self.side, patch)
+        return Grid(native_arrays(LEVELS[self.level], patch), self.side, patch)
 
     @property
     def schema(self) -> Schema:
-        arrays = self.grid.arrays
-        held = {band for array in arrays.values() for band in array.bands}
-        return Schema(
-            bands=tuple(band for name, band in SENTINEL2.items() if name in held),
-            arrays=arrays_of(arrays, self.dates),
-            reflectance=Reflectance(scale=1e-4, offset=0.0, level=self.level),
-            labels={},
-            masks={},
-            json_bytes=1024 + 256 * self.dates,
-            columns={"grid_cell": str, "tile": str, "processing_baseline": str},
-            nodata=0,
-        )
+        columns: dict[str, type] = {"grid_cell": str, "tile": str, "processing_baseline": str}
+        return schema_of(self.level, self.grid.arrays, self.dates, columns)
 
     def describe(self) -> dict[str, Any]:
         return {"kind": "majortom", "level": self.level, "dates": self.dates, "patch": self.patch or "whole cells"}
@@ -187,7 +169,7 @@ class MajorTOM:
         import pyarrow as pa
 
         tables = []
-        for number, (path, found) in enumerate(zip(self._paths, listening.map(_look, self._paths), strict=True)):
+        for number, (path, found) in enumerate(zip(self._paths, listening.map(look, self._paths), strict=True)):
             if isinstance(found, Rejected):
                 rejected.append(found)
                 continue
@@ -257,7 +239,7 @@ class MajorTOM:
         )
         damaged: dict[tuple[int, int], Rejected] = {}
         self._spooled = []
-        cut = partial(_cut, grid, self.level, listening.scratch)
+        cut = partial(cut_rows, grid, self.level, listening.scratch)
         work = [(path, rows.tolist()) for path, rows in zip(self._paths, wanted, strict=True)]
         for file, (records, found) in enumerate(listening.map(cut, work)):
             self._spooled.append(records)
@@ -301,11 +283,9 @@ class MajorTOM:
                 share = float((views[member("10m.npy", time)] == 0).all(0).mean())
                 if share > self.max_nodata:
                     raise Rejected(entry.path, "nodata", f"{share:.1%} of {products[time]} are no data")
-            for planes in (views[member(name, time)] for name in grid.arrays):
-                if offset:
-                    np.subtract(np.maximum(planes, offset, out=planes), offset, out=planes)
-        top, left = grid.corner(number)
-        return _facts(entry, products, removed, headers[0], top, left, grid.patch)
+            for name in grid.arrays:
+                remove_offset(views[member(name, time)], offset)
+        return _facts(entry, products, removed, headers[0].window(*grid.corner(number)), grid.patch)
 
     def _bands(self, file: int, row: int, told: str) -> dict[str, bytes]:
         """The GeoTIFFs of a row. Raises Rejected."""
@@ -317,47 +297,27 @@ class MajorTOM:
                 while len(self._opened) >= OPEN:
                     self._opened.pop(next(iter(self._opened))).close()
                 self._opened[file] = parquet(path)
-            return next(rows_of(self._opened[file], bands_of(self.level), [row]))[1]
+            return next(rows_of(self._opened[file], LEVELS[self.level], [row]))[1]
         except (OSError, pa.ArrowException, ValueError) as error:
             raise Rejected(told, "unreadable", f"{path.name} cannot be read ({short(error)})") from error
 
 
-def bands_of(level: str) -> list[str]:
-    """The bands of a level, in the order of the arrays."""
-    return [band for bands in (GROUPS | {"60m.npy": COARSE[level]}).values() for band in bands]
+def _lines(path: Path) -> Iterator[tuple[str, list[str], list[Place]]]:
+    """(cell, products, places) of each sample."""
+    with path.open() as file:
+        for line in file:
+            cell, products, places = json.loads(line)
+            yield cell, products, [(file_, row) for file_, row in places]
 
 
-
-
-
-
-
-
-def _facts(
-    entry: Entry, products: list[str], removed: list[int], header: Header, top: int, left: int, side: int
-) -> Facts:
-    place: tuple[float, float] | None = None
-    transform, bounds = [0.0] * 6, [0.0] * 4
-    if header.transform is not None:
-        a, b, c, d, e, f = header.transform
-        x, y = c + a * left, f + e * top
-        transform, bounds = [a, b, x, d, e, y], [x, y + e * side, x + a * side, y]
-        if header.epsg:
-            try:
-                place = lon_lat(header.epsg, (bounds[0] + bounds[2]) / 2, (bounds[1] + bounds[3]) / 2)
-            except (ValueError, OverflowError) as error:
-                raise Rejected(entry.path, "misplaced", str(error)) from None
-    lon, lat = place or (0.0, 0.0)
+def _facts(entry: Entry, products: list[str], removed: list[int], header: Header, side: int) -> Facts:
+    place, located = placed(entry.path, header.epsg, header.transform, header.bounds((side, side)))
     dates = [date_of(product) for product in products]
     content = {
         "id": entry.key,
         "grid_cell": entry.extra["cell"],
         **json_of(dates, products, [baseline_of(product) for product in products], removed),
-        "crs": f"EPSG:{header.epsg}" if header.epsg else "",
-        "transform": transform,
-        "bounds": bounds,
-        "lon": lon,
-        "lat": lat,
+        **located,
         "tile": tile_of(products[0]),
     }
     columns = {name: content[name] for name in ("grid_cell", "tile", "processing_baseline")}

@@ -18,10 +18,8 @@ as all of the published dataset) carry no offset, and of later ones it cannot be
 Version 1.1 is another format of files: `ingest.ssl4eo_zarr`.
 """
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,23 +27,22 @@ import click
 import numpy as np
 
 from ingest.commands import source_command
-from ingest.dates import arrays_of, in_order, json_of, member, taken
+from ingest.dates import in_order, json_of, member, schema_of, taken
 from ingest.files import Files, Folder, open_files
+from ingest.folders import joined
 from ingest.geotiff import RasterError, Reader, read_rasterio
-from ingest.product import baseline_of, date_of, offset_of, tile_of
+from ingest.native import LEVELS, native_arrays
+from ingest.place import placed
+from ingest.product import baseline_of, date_of, offset_of, remove_offset, tile_of
+from ingest.seasons import LARGEST, NAME, Place, cropped, place_of, product_of
 from ingest.source import Array, Entry, Facts, Listening, Rejected, Schema
 from ingest.ssl4eo_zarr import SSL4EOZarr, find
 from ingest.tiff import Header
-from ingest.utm import lon_lat
-from shards.bands import SENTINEL2
 from shards.errors import BandstreamError
 from shards.layout import KEY
-from shards.manifest import Reflectance
 
-LEVELS = {"s2c": "L1C", "s2a": "L2A"}
+FOLDERS = {"s2c": "L1C", "s2a": "L2A"}
 SIDE = 264
-GROUPS = {"10m.npy": ("B02", "B03", "B04", "B08"), "20m.npy": ("B05", "B06", "B07", "B8A", "B11", "B12")}
-COARSE = {"L1C": ("B01", "B09", "B10"), "L2A": ("B01", "B09")}
 STEPS = {"10m.npy": 6, "20m.npy": 3, "60m.npy": 1}
 """Pixels of a member in one of 60 m: patches are cropped in these."""
 BASELINE_4 = "2022-01-25"
@@ -54,7 +51,7 @@ APART = 0.1
 
 
 @source_command
-@click.option("--level", type=click.Choice(list(LEVELS.values())), help="Which of both, where SRC has both.")
+@click.option("--level", type=click.Choice(list(FOLDERS.values())), help="Which of both, where SRC has both.")
 @click.option(
     "--dates",
     type=click.IntRange(1, 16),
@@ -89,32 +86,16 @@ class SSL4EO:
         self.name = "ssl4eo-s12"
         self._files: list[Files] = []
         self._tops: list[str] = []
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != "_reader"}
-
-    @cached_property
-    def _reader(self) -> Reader:
-        return Reader()
+        self._reader = Reader()
 
     @property
-    def _groups(self) -> dict[str, Array]:
-        groups = GROUPS | {"60m.npy": COARSE[self.level]}
-        return {name: Array(bands, (SIDE * STEPS[name] // 6,) * 2) for name, bands in groups.items()}
+    def _arrays(self) -> dict[str, Array]:
+        """Of one date."""
+        return native_arrays(LEVELS[self.level], SIDE)
 
     @property
     def schema(self) -> Schema:
-        held = {band for array in self._groups.values() for band in array.bands}
-        return Schema(
-            bands=tuple(band for name, band in SENTINEL2.items() if name in held),
-            arrays=arrays_of(self._groups, self.dates),
-            reflectance=Reflectance(scale=1e-4, offset=0.0, level=self.level),
-            labels={},
-            masks={},
-            json_bytes=1024 + 256 * self.dates,
-            columns={"tile": str, "processing_baseline": str},
-            nodata=0,
-        )
+        return schema_of(self.level, self._arrays, self.dates, {"tile": str, "processing_baseline": str})
 
     def describe(self) -> dict[str, Any]:
         return {"kind": "ssl4eo", "version": "1.0", "level": self.level, "dates": self.dates}
@@ -134,7 +115,7 @@ class SSL4EO:
             yield from files.refused()
             for place in files.inside(top):
                 try:
-                    yield self._entry(files, number, place, files.inside(_join(top, place)))
+                    yield self._entry(files, number, place, files.inside(joined(top, place)))
                 except Rejected as rejection:
                     yield rejection
 
@@ -155,8 +136,8 @@ class SSL4EO:
         names = entry.extra["dates"].split(" ")
         places, products = [], []
         for time, name in enumerate(names):
-            rasters, product = self._date(files, _join(top, entry.path, name), f"{entry.path}/{name}", time, views)
-            places.append(_place(rasters, f"{entry.path}/{name}"))
+            rasters, product = self._date(files, joined(top, entry.path, name), f"{entry.path}/{name}", time, views)
+            places.append(place_of(rasters, f"{entry.path}/{name}"))
             products.append(product)
         for name, (epsg, left, top_, *_) in zip(names, places, strict=True):
             first, x, y, width, height = places[0]
@@ -166,9 +147,8 @@ class SSL4EO:
         for time, (name, product) in enumerate(zip(names, products, strict=True)):
             offset = _offset(product, name, f"{entry.path}/{name}")
             removed.append(offset)
-            if offset:
-                for array in (views[member(group, time)] for group in self._groups):
-                    np.subtract(np.maximum(array, offset, out=array), offset, out=array)
+            for group in self._arrays:
+                remove_offset(views[member(group, time)], offset)
         return _facts(entry, names, products, removed, places[0])
 
     def _date(
@@ -179,12 +159,12 @@ class SSL4EO:
         try:
             if not isinstance(files, Folder):
                 content = files.read_folder(folder, files.names(folder), LARGEST)
-            product = _product(files, folder, content)
+            product = product_of(files, folder, content)
         except OSError as error:
             raise Rejected(told, "unreadable", str(error)) from None
         rasters: list[tuple[str, Header, tuple[int, int]]] = []
         whole: set[tuple[int, int]] = set()
-        for group, array in self._groups.items():
+        for group, array in self._arrays.items():
             for band, plane in zip(array.bands, views[member(group, time)], strict=True):
                 name = f"{band.replace('B0', 'B')}.tif"
                 try:
@@ -220,11 +200,7 @@ class SSL4EO:
         except RasterError as error:
             if error.reason != "wrong-size":
                 raise
-        return _cropped(files.gdal(path), plane, step)
-
-
-def _join(*parts: str) -> str:
-    return "/".join(part for part in parts if part)
+        return cropped(files.gdal(path), plane, step)
 
 
 def _wanted(path: str) -> bool:
@@ -237,14 +213,14 @@ def _top(files: Files, path: Path, wanted: str) -> tuple[str, str]:
     at = ""
     for _ in range(4):
         inside = files.inside(at)
-        found = [name for name, level in LEVELS.items() if name in inside and wanted in ("", level)]
+        found = [name for name, level in FOLDERS.items() if name in inside and wanted in ("", level)]
         if len(found) > 1:
             raise BandstreamError(f"{path} holds both L1C and L2A: say which with --level")
         if found:
-            return _join(at, found[0]), LEVELS[found[0]]
+            return joined(at, found[0]), FOLDERS[found[0]]
         for place in inside[:16]:
-            for date in files.inside(_join(at, place)):
-                names = files.names(_join(at, place, date))
+            for date in files.inside(joined(at, place)):
+                names = files.names(joined(at, place, date))
                 if "B2.tif" in names:
                     level = "L1C" if "B10.tif" in names else "L2A"
                     if wanted not in ("", level):
@@ -252,12 +228,8 @@ def _top(files: Files, path: Path, wanted: str) -> tuple[str, str]:
                     return at, level
         if len(inside) != 1:
             break
-        at = _join(at, inside[0])
+        at = joined(at, inside[0])
     raise BandstreamError(f"{path} holds no {wanted or 'Sentinel-2'} of SSL4EO-S12: expected s2c/PLACE/DATE/B1.tif")
-
-
-
-
 
 
 def _offset(product: str, date: str, told: str) -> int:
@@ -270,40 +242,25 @@ def _offset(product: str, date: str, told: str) -> int:
     return offset_of(baseline)
 
 
-
-
-
-
 def _facts(
     entry: Entry,
     names: list[str],
     products: list[str],
     removed: list[int],
-    place: tuple[int, float, float, float, float],
+    place: Place,
 ) -> Facts:
-    epsg, left, top, width, height = place
-    centre: tuple[float, float] | None = None
-    if epsg:
-        try:
-            x, y = left + width / 2, top + height / 2
-            centre = (round(x, 7), round(y, 7)) if epsg == 4326 else lon_lat(epsg, x, y)
-            if not (abs(centre[0]) <= 180 and abs(centre[1]) <= 90):
-                raise ValueError(f"({x:g}, {y:g}) is not on the Earth")
-        except (ValueError, OverflowError) as error:
-            raise Rejected(entry.path, "misplaced", str(error)) from None
-    else:
-        left = top = width = height = 0.0
+    epsg, left, top, width, height = place if place[0] else (0, 0.0, 0.0, 0.0, 0.0)
+    x, y = left + width / 2, top + height / 2
+    if epsg == 4326 and not (abs(x) <= 180 and abs(y) <= 90):
+        raise Rejected(entry.path, "misplaced", f"({x:g}, {y:g}) is not on the Earth")
+    transform = [width / SIDE, 0.0, left, 0.0, height / SIDE, top]
+    centre, located = placed(entry.path, epsg, transform, [left, top + height, left + width, top])
     dates = [date_of(name) for name in names]
     called = [product or name for product, name in zip(products, names, strict=True)]
-    lon, lat = centre or (0.0, 0.0)
     content = {
         "id": entry.key,
         **json_of(dates, called, list(map(baseline_of, products)), removed),
-        "crs": f"EPSG:{epsg}" if epsg else "",
-        "transform": [width / SIDE, 0.0, left, 0.0, height / SIDE, top],
-        "bounds": [left, top + height, left + width, top],
-        "lon": lon,
-        "lat": lat,
+        **located,
         "tile": tile_of(names[0]),
     }
     columns = {name: content[name] for name in ("tile", "processing_baseline")}

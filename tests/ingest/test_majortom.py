@@ -15,6 +15,7 @@ from rasterio.io import MemoryFile
 from rasterio.transform import Affine
 from rasterio.warp import transform
 
+from ingest import parquet
 from ingest.build import Options, Told, ingest
 from ingest.plan import _draw
 from ingest.sources import majortom
@@ -329,7 +330,7 @@ def test_rerun_uses_what_was_cut(archive: Path, tmp_path: Path, monkeypatch: pyt
     cut = sorted((tmp_path / "set" / ".partial" / "scratch").glob("cells-*"))
     assert len(cut) == 4
     with monkeypatch.context() as patched:
-        patched.setattr(majortom, "decode", lambda *_: pytest.fail("cut already"))
+        patched.setattr(parquet, "decode", lambda *_: pytest.fail("cut already"))
         convert(archive, tmp_path / "set", patch=72)
     assert contents(tmp_path / "set") == contents(tmp_path / "expected")
 
