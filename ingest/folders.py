@@ -6,6 +6,8 @@ from ingest.files import Files
 
 SPLITS = {"train": "train", "val": "val", "validation": "val", "valid": "val", "test": "test"}
 """Names of folders that say which split their files belong to."""
+WORDS = SPLITS | {"training": "train", "testing": "test"}
+"""The same with what else archives of other fields are seen to call them."""
 
 
 def top_of(files: Files, wanted: Callable[[str], bool], aside: Collection[str] = ()) -> str:

@@ -19,6 +19,7 @@ import numpy as np
 
 from ingest.commands import source_command
 from ingest.files import Files, open_files
+from ingest.folders import WORDS
 from ingest.geotiff import RasterError
 from ingest.keys import clean, printed, unique
 from ingest.picture import MOST_BYTES, SUFFIXES, read_picture
@@ -28,16 +29,6 @@ from shards.errors import BandstreamError
 from shards.manifest import LabelSpec, Reflectance
 
 MEMBER, LABEL = "rgb.npy", "class"
-SPLITS = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
-}
-"""What folders of splits are called, in lower case."""
 LOOKED_AT = 64
 """Pictures whose size is looked at where none is given."""
 JSON_BYTES, LONGEST_PATH = 1024, 800
@@ -230,7 +221,7 @@ class Images:
 
 def _split(folder: str) -> str:
     """The split that a folder of this name is, "" where it is none."""
-    return SPLITS.get(folder.lower(), "")
+    return WORDS.get(folder.lower(), "")
 
 
 def _wanted(path: str) -> bool:

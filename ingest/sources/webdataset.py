@@ -10,12 +10,8 @@ foreign JSON may hold anything, and does not travel: what is wanted of it, optio
 
 import hashlib
 import json
-import os
-import re
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -23,31 +19,24 @@ from typing import Any
 import click
 import numpy as np
 
-from ingest import members, tar
+from ingest import members
 from ingest.commands import source_command
 from ingest.foreign import LONGEST, NAME, ArrayOption, Classified, Options, Pick, is_picture, parse_options
-from ingest.geotiff import RasterError
-from ingest.keys import clean, printed, unique
+from ingest.groups import Group, expanded, groups_of, shards_of, splits_of
+from ingest.keys import unique
 from ingest.picture import MOST_BYTES
 from ingest.product import iso_date
-from ingest.source import Array, Entry, Facts, Listening, Rejected, Schema
-from ingest.spool import in_order
+from ingest.source import Entry, Facts, Listening, Rejected, Schema
+from ingest.stored import Stored, Tars, look, reading
 from shards.bands import PICTURE, SENTINEL2, esa_order
 from shards.errors import BandstreamError
 from shards.manifest import LabelSpec, MaskSpec, Reflectance
 
-SPLIT = re.compile(r"(?<![a-z])(train|training|val|valid|validation|test|testing)(?![a-z])")
-SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
-META = re.compile(r"__[^/]*__($|/)")
-"""Names that webdataset passes over."""
+JSON_BYTES, LONGEST_ID = 1280, 200
 LOOKED_AT = 64
 """Samples of which one must be readable, so that shapes and types are known."""
-JSON_BYTES, LONGEST_PATH, LONGEST_ID = 1280, 600, 200
 MOST_TEXT = 1 << 22
 """A JSON or label of more bytes is not read."""
-OPEN = 64
-"""Shards that are held open."""
-FORMATS = ("uint8", "uint16", "int16", "float32")
 
 
 def _named_file(text: str) -> tuple[str, Path]:
@@ -130,22 +119,6 @@ def command(
     return WebDataset(src, options, size, split_from)
 
 
-@dataclass(frozen=True)
-class _Stored:
-    """How an array lies in its member: shape, dtype and whether bands are its last axis; planes to take, in order."""
-
-    option: ArrayOption
-    shape: tuple[int, ...]
-    dtype: str
-    last: bool
-    planes: tuple[int, ...]
-
-    @property
-    def array(self) -> Array:
-        height, width = self.shape[:2] if self.last else self.shape[-2:]
-        return Array(self.option.kept, (height, width), self.dtype, self.option.time)
-
-
 class WebDataset:
     """Foreign shards: tars, folders of them, patterns. `size`: side of the square that pictures are brought to;
     `split_from`: "names", "seed" or None, from the names where one of them says a split."""
@@ -159,20 +132,16 @@ class WebDataset:
     ) -> None:
         sources = [src] if isinstance(src, Path) else list(src)
         self.inputs = tuple(
-            path for source in sources for path in (_expanded(source) if not source.exists() else [source])
+            path for source in sources for path in (expanded(source) if not source.exists() else [source])
         )
         self.name = "webdataset"
         self.options = options or Options()
         self.size = size
         self.split_from = split_from
-        self._tars: list[Path] = []
-        self._stored: tuple[_Stored, ...] = ()
+        self._tars = Tars()
+        self._stored: tuple[Stored, ...] = ()
         self._kinds: tuple[str, ...] = ()
         self._wanted: tuple[str, ...] = ()
-        self._opened: OrderedDict[int, Any] = OrderedDict()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_opened": OrderedDict()}
 
     @property
     def schema(self) -> Schema:
@@ -222,17 +191,17 @@ class WebDataset:
         }
 
     def listing(self, listening: Listening) -> Iterator[Entry | Rejected]:
-        self._tars, self._stored = [], ()
-        shards = self._shards()
-        splits = self._splits([name for name, _ in shards])
+        self._tars, self._stored = Tars(), ()
+        shards = shards_of(self.inputs)
+        splits = splits_of([name for name, _ in shards], self.split_from)
         if any(splits) and "train" not in splits:
             listening.warn("not one name of a shard says train: --split-from seed draws splits instead")
-        groups = self._groups(shards, listening)
-        first: list[_Group | Rejected] = []
+        groups = groups_of(shards, self._tars.paths, listening)
+        first: list[Group | Rejected] = []
         why = "they hold no samples"
         for group in groups:
             first.append(group)
-            if isinstance(group, _Group):
+            if isinstance(group, Group):
                 try:
                     self._fix(group, listening)
                     break
@@ -244,82 +213,7 @@ class WebDataset:
             raise BandstreamError(f"{' '.join(map(str, self.inputs))}: {why}")
         yield from unique(self._entries(chain(first, groups), splits), listening.scratch)
 
-    def _shards(self) -> list[tuple[str, Path]]:
-        """Names of all tars, relative to what holds them all, and where they are. Raises BandstreamError."""
-        paths: list[Path] = []
-        for path in self.inputs:
-            if not path.exists():
-                raise BandstreamError(f"{path} does not exist: name tars, a folder of tars, or a pattern in quotes")
-            inside = [path]
-            if path.is_dir():
-                found = sorted(p for p in path.rglob("*") if tar.NAME.search(p.name) and p.is_file())
-                inside = [p for p in found if not any(part.startswith(".") for part in p.relative_to(path).parts)]
-            if not inside:
-                raise BandstreamError(f"{path} holds no .tar, .tar.gz or .tar.zst")
-            paths += inside
-        top = os.path.commonpath([path.absolute().parent for path in paths])
-        names = {os.path.relpath(path.absolute(), top): path for path in paths}
-        if len(names) < len(paths):
-            raise BandstreamError("a shard is named twice")
-        return sorted((printed(name), path) for name, path in names.items())
-
-    def _splits(self, names: list[str]) -> list[str]:
-        """The split of each shard, "" where they are drawn. Raises BandstreamError where only some names say one."""
-        said = [(SPLIT.findall(name.lower()) or [""])[-1] for name in names]
-        splits = [SPLITS.get(word, "test" if word else "") for word in said]
-        if self.split_from == "seed" or (self.split_from is None and not any(splits)):
-            return [""] * len(names)
-        if not all(splits):
-            raise BandstreamError(
-                f"the name of {names[splits.index('')]} says no split (train, val or test)"
-                f"{' as others do' if any(splits) else ''}: name it otherwise, or draw splits with --split-from seed"
-            )
-        return splits
-
-    def _groups(self, shards: list[tuple[str, Path]], listening: Listening) -> Iterator["_Group | Rejected"]:
-        """Samples as webdataset groups them, in the order of shards and tars; and what is refused."""
-        from webdataset.tariterators import group_by_keys
-
-        problems: list[Rejected] = []
-        doubled: list[str] = []
-
-        def files(shard: str, headers: Iterable[Any]) -> Iterator[dict[str, Any]]:
-            for header in headers:
-                if header.detail:
-                    problems.append(Rejected(f"{shard}/{printed(header.name)}", "unsafe", header.detail))
-                elif not META.match(header.name):
-                    yield {"fname": header.name, "data": (header.at, header.size), "__url__": shard}
-
-        def note(error: Exception) -> bool:
-            doubled.append(str(error))
-            return True
-
-        sizes = [path.stat().st_size for _, path in shards]
-        packed = [size for size, (name, _) in zip(sizes, shards, strict=True) if not name.lower().endswith(".tar")]
-        if packed:
-            listening.say(
-                f"unpacking {len(packed)} compressed shards ({sum(packed) / 1e9:,.2f} GB) to {listening.scratch}, "
-                "until the set is done"
-            )
-        done = 0
-        for number, (shard, path) in enumerate(shards):
-            listening.progress(done, sum(sizes))
-            done += sizes[number]
-            tar, headers = in_order(path, listening)
-            self._tars.append(tar)
-            for sample in group_by_keys(files(shard, headers), handler=note):
-                key, _ = sample.pop("__key__"), sample.pop("__url__")
-                yield from problems
-                problems.clear()
-                if doubled:
-                    doubled.clear()
-                    yield Rejected(f"{shard}/{printed(key)}", "duplicate", "the tar holds a member of it twice")
-                elif sample:
-                    yield _Group(number, shard, printed(key), sample)
-            yield from problems
-            problems.clear()
-
-    def _fix(self, group: "_Group", listening: Listening) -> None:
+    def _fix(self, group: Group, listening: Listening) -> None:
         """Take shapes, types and kinds of labels from a sample. Raises Rejected where it cannot be read, and
         BandstreamError where such arrays cannot be stored."""
         options = self.options
@@ -337,12 +231,12 @@ class WebDataset:
         self._wanted = tuple(dict.fromkeys([*wanted, *(pick.member for pick in options.picks)]))
         self.options = options
         files = self._files(group.entry(self._wanted))
-        stored = tuple(self._look(option, group.path, files[option.member]) for option in options.arrays)
+        stored = tuple(look(option, group.path, files[option.member], self._square) for option in options.arrays)
         if len({one.dtype for one in stored}) > 1 and options.reflectance is None:
             raise BandstreamError("the arrays are of different types: say --reflectance SCALE,OFFSET, which is for all")
         kinds = tuple(self._label(label, group.path, files)[0] for label in options.labels)
         for mask in options.masks:
-            with _reading(group.path, mask.pick.member):
+            with reading(group.path, mask.pick.member):
                 members.read_classes(files[mask.pick.member], mask.pick.member, len(mask.classes))
         self._stored, self._kinds = stored, kinds
         schema = self.schema
@@ -353,31 +247,11 @@ class WebDataset:
         if left := sorted(group.places.keys() - set(self._wanted)):
             listening.say(f"not taken of each sample: {', '.join(left)}")
 
-    def _look(self, option: ArrayOption, path: str, data: bytes) -> _Stored:
-        """How the first sample holds an array. Raises Rejected, and BandstreamError where it cannot be stored."""
-        with _reading(path, option.member):
-            array = members.read_array(data, option.member, self._square)
-        count, shape = len(option.bands), array.shape
-        first, last = len(shape) == 3 and shape[0] == count, len(shape) == 3 and shape[2] == count
-        if not (first or last or (len(shape) == 2 and count == 1)) or min(shape) < 1:
-            raise BandstreamError(
-                f"{path}.{option.member} has shape {shape}, --array names {count} bands: name them all, - for one "
-                "that is to be left out"
-            )
-        if first and last:
-            raise BandstreamError(f"{path}.{option.member} has shape {shape}: which axis is that of its bands?")
-        if array.dtype.name not in FORMATS:
-            raise BandstreamError(
-                f"{path}.{option.member} holds {array.dtype.name}: a set stores {', '.join(FORMATS)}, convert it"
-            )
-        planes = tuple(option.bands.index(band) for band in option.kept)
-        return _Stored(option, shape, array.dtype.name, last, planes)
-
     @property
     def _square(self) -> tuple[int, int] | None:
         return (self.size, self.size) if self.size else None
 
-    def _entries(self, groups: Iterable["_Group | Rejected"], splits: list[str]) -> Iterator[Entry | Rejected]:
+    def _entries(self, groups: Iterable[Group | Rejected], splits: list[str]) -> Iterator[Entry | Rejected]:
         for group in groups:
             if isinstance(group, Rejected):
                 yield group
@@ -392,21 +266,10 @@ class WebDataset:
     def read(self, entry: Entry, views: Mapping[str, np.ndarray]) -> Facts:
         files, path = self._files(entry), entry.path
         for stored in self._stored:
-            member = stored.option.member
-            with _reading(path, member):
-                array = members.read_array(files[member], member, self._square)
-            if array.shape != stored.shape:
-                raise Rejected(f"{path}.{member}", "wrong-size", f"shape {array.shape}, not {stored.shape}")
-            if array.dtype.name != stored.dtype:
-                raise Rejected(f"{path}.{member}", "wrong-type", f"{array.dtype.name}, not {stored.dtype}")
-            planes = np.moveaxis(array, -1, 0) if stored.last else array.reshape((-1, *array.shape[-2:]))
-            view = views[stored.option.target]
-            view[...] = planes[list(stored.planes)]
-            if view.dtype.kind == "f" and not np.isfinite(view).all():
-                raise Rejected(f"{path}.{member}", "not-finite", "it holds NaN or infinity")
+            stored.read(path, files[stored.option.member], views[stored.option.target], self._square)
         for mask, target in zip(self.options.masks, self._mask_members, strict=True):
             member, view = mask.pick.member, views[target]
-            with _reading(path, member):
+            with reading(path, member):
                 classes = members.read_classes(files[member], member, len(mask.classes))
             if classes.shape != view.shape:
                 raise Rejected(f"{path}.{member}", "wrong-size", f"a class map of {classes.shape}, not {view.shape}")
@@ -423,7 +286,7 @@ class WebDataset:
     def _label(self, label: Classified, path: str, files: Mapping[str, bytes]) -> tuple[str, tuple[int, ...]]:
         """Kind and class indices of a label. Raises Rejected."""
         member, data = label.pick.member, files[label.pick.member]
-        with _reading(path, member):
+        with reading(path, member):
             if label.pick.field:
                 value = members.field_of(members.read_json(data), label.pick.field)
             elif members.suffix_of(member) == "npy":
@@ -437,7 +300,7 @@ class WebDataset:
         options, path = self.options, entry.path
 
         def told(pick: Pick) -> Any:
-            with _reading(path, pick.member):
+            with reading(path, pick.member):
                 return members.field_of(members.read_json(files[pick.member]), pick.field)
 
         id_, date, place = entry.key, "", None
@@ -469,66 +332,8 @@ class WebDataset:
             most = MOST_TEXT if members.suffix_of(member) not in members.ARRAYS else MOST_BYTES
             if size > most:
                 raise Rejected(f"{entry.path}.{member}", "too-large", f"a file of more than {most >> 20} MB")
-            try:
-                found[member] = os.pread(self._descriptor(int(number)), size, at)
-            except OSError as error:
-                raise Rejected(f"{entry.path}.{member}", "unreadable", error.strerror or str(error)) from None
-            if len(found[member]) < size:
-                raise Rejected(f"{entry.path}.{member}", "unreadable", "the tar was cut off while it was in use")
+            found[member] = self._tars.read(int(number), at, size, f"{entry.path}.{member}")
         return found
-
-    def _descriptor(self, number: int) -> int:
-        """Of a tar, opened; few are held open."""
-        file = self._opened.pop(number, None) or self._tars[number].open("rb", buffering=0)
-        self._opened[number] = file
-        if len(self._opened) > OPEN:
-            self._opened.popitem(last=False)[1].close()
-        return int(file.fileno())
-
-
-def _expanded(pattern: Path) -> list[Path]:
-    """What a pattern with braces stands for."""
-    import braceexpand
-
-    try:
-        return [Path(name) for name in braceexpand.braceexpand(str(pattern))]
-    except ValueError:  # unbalanced: a name with braces
-        return [pattern]
-
-
-@dataclass(frozen=True)
-class _Group:
-    """A sample as webdataset groups it: number and name of its shard, its key, member → (place, size) in the tar."""
-
-    number: int
-    shard: str
-    key: str
-    places: dict[str, tuple[int, int]]
-
-    @property
-    def path(self) -> str:
-        return f"{self.shard}/{self.key}"
-
-    def entry(self, wanted: Sequence[str]) -> Entry:
-        """Raises Rejected where a member is not there."""
-        if missing := [member for member in wanted if member not in self.places]:
-            raise Rejected(self.path, "missing-member", f"it has no {', '.join(missing)}")
-        if len(json.dumps([self.shard, self.key])) > LONGEST_PATH:
-            raise Rejected(self.path, "bad-name", f"its shard and key take more than {LONGEST_PATH} bytes")
-        where = " ".join(f"{at},{size}" for at, size in map(self.places.__getitem__, wanted))
-        extra = {"shard": self.shard, "key": self.key}
-        return Entry(
-            clean(self.key.replace("/", "_"), self.path), self.path, extra=extra, where=f"{self.number} {where}"
-        )
-
-
-@contextmanager
-def _reading(path: str, member: str) -> Iterator[None]:
-    """Turns RasterError into Rejected."""
-    try:
-        yield
-    except RasterError as error:
-        raise Rejected(f"{path}.{member}", error.reason, error.detail) from None
 
 
 def _told(classified: Classified) -> str:
