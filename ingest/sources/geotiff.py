@@ -11,7 +11,6 @@ seed, and tiles of one raster stay together, for neighbours in two splits would 
 import json
 import math
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -28,20 +27,18 @@ from ingest.folders import SPLITS, joined, stem, top_of, without_suffix
 from ingest.geotiff import RasterError
 from ingest.keys import clean, printed, unique
 from ingest.masks import UNNAMED, Masks, is_tiff, member_of
-from ingest.nodata import Nodata, representable
+from ingest.nodata import Nodata
 from ingest.product import baseline_of, date_of, offset_of
 from ingest.raster import Raster, inspect, read_bands
 from ingest.source import Array, Entry, Facts, Listening, Rejected, Schema
+from ingest.usual import usual_of
 from shards.errors import BandstreamError
 from shards.manifest import MaskSpec, Reflectance
 
-DTYPES = ("uint8", "uint16", "int16", "float32")
 SCALES = {"uint8": 1 / 255, "uint16": 1e-4, "int16": 1e-4, "float32": 1.0}
 """Reflectance of the stored number 1, unless `--scale` says it: pictures, products in ten-thousandths, reflectance."""
 PROBED = 64
 """Rasters that are looked at to know what most of them are."""
-LARGEST = 1 << 25
-"""Bytes of the largest sample: workers hold a few dozen of them."""
 MOST_TILES = 1 << 22
 """Tiles of one raster: a damaged header may speak of any number."""
 LONGEST_PATH = 340
@@ -278,36 +275,15 @@ class GeoTiff:
                 failed = failed or f"{printed(path)}: {error}"
         if not found:
             raise BandstreamError(f"not one raster of {self.src} can be read, the first: {failed}")
-        fitting = [(path, raster) for path, raster in found if raster.count == len(self.bands)]
-        if not fitting:
-            path, raster = found[0]
-            names = " ".join(band.name for band in self.stored_bands)
-            raise BandstreamError(f"{path} has {raster.count} bands, --bands names {len(self.bands)} ({names})")
-        kinds = [(raster.dtype, (self.patch, self.patch) if self.patch else raster.size) for _, raster in fitting]
-        dtype, size = Counter(kinds).most_common(1)[0][0]
-        usual = [each for each, kind in zip(fitting, kinds, strict=True) if kind == (dtype, size)]
-        if dtype not in DTYPES:
-            raise BandstreamError(
-                f"{usual[0][0]} holds {dtype}, a set {', '.join(DTYPES)}: convert the rasters (gdal_translate -ot)"
-            )
-        nodata = Counter(representable(raster.nodata, dtype) for _, raster in usual).most_common(1)[0][0]
-        ((gsd, alike),) = Counter(raster.gsd_m for _, raster in usual).most_common(1)
-        gsd = gsd if 2 * alike > len(usual) else 0.0  # flights differ in height, and their pixels in size
-        self._usual = Raster(len(self.bands), size, dtype, "", None, gsd, nodata)
-        self._nodata = Nodata(dtype, nodata, *self.nodata)
-        self._check_set(listening, [path for path, _ in usual])
+        self._usual, alike = usual_of(found, [band.name for band in self.stored_bands], self.patch)
+        self._nodata = Nodata(self._usual.dtype, self._usual.nodata, *self.nodata)
+        self._check_set(listening, alike)
         for name, masks in self._masks.items():
             if name not in self.classes:
                 raise masks.ask_for_classes(paths)
 
     def _check_set(self, listening: Listening, paths: Sequence[str]) -> None:
-        """Say what looks wrong about the set. Raises BandstreamError where its samples are too large."""
-        height, width = self._usual.size
-        size = len(self.bands) * height * width * np.dtype(self._usual.dtype).itemsize
-        if size > LARGEST:
-            raise BandstreamError(
-                f"samples of {width} x {height} pixels would take {size / 1e6:,.0f} MB each: cut them with --patch"
-            )
+        """Say what looks wrong about the set; `paths`: of rasters that are as most are."""
         if self._nodata.stored is not None and self._nodata.stored < 0 and self.nodata[2] != 0:
             listening.warn(
                 f"nodata is {self._nodata.stored:g} and counts in the statistics: leave it out with --max-nodata 0, "
