@@ -68,7 +68,7 @@ def loader(shards: Path, repeats: int, seconds: float, batch_size: int, view_siz
                 next(batches)
             samples, total = 0, 0.0
             began, cpu = time.perf_counter(), _cpu_seconds()
-            while time.perf_counter() - began < length:
+            while samples == 0 or time.perf_counter() - began < length:
                 tensors = next(batches)
                 samples += len(tensors[0])
                 total += sum(_consumed(tensor) for tensor in tensors)

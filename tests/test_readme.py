@@ -1,7 +1,9 @@
 """Every command and every piece of code in the README, run in its order on little data."""
 
+import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,14 +11,20 @@ from pathlib import Path
 import pytest
 
 from cli import bandstream
+from tests import readme_archives, storage
 
 ROOT = Path(__file__).parent.parent
-BLOCKS = re.findall(r"^```(bash|python)\n(.*?)^```$", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+BLOCKS, FURTHER_BLOCKS = (
+    re.findall(r"^```(bash|python)\n(.*?)^```$", part, re.DOTALL | re.MULTILINE)
+    for part in (ROOT / "README.md").read_text().split("### Pretrain")
+)
+"""Those about archives, and those that begin with the shard set made there."""
 BIN = Path(sys.executable).parent
 
 # What is added to a command so that it takes seconds; of a repeated option the last one counts.
 SMALL = {
     "synth": "--patches 200",
+    "plan": "--shard-samples 64",
     "train": "--encoder tu-resnet10t --epochs 2 --batch-size 16 --view-size 32 --threads 1",
     "finetune": "--epochs 1 --batch-size 4 --view-size 32",
     "evaluate": "--view-size 32",
@@ -26,10 +34,14 @@ SMALL = {
 }
 
 
-def lines() -> list[tuple[str, str]]:
+BEGIN = ("bandstream synth ", "bandstream ingest bigearthnet data/BigEarthNet data/shards ")
+"""What makes that shard set."""
+
+
+def lines(blocks: list[tuple[str, str]]) -> list[tuple[str, str]]:
     """(language, one command or one whole piece of Python), in the README's order."""
     found = []
-    for language, block in BLOCKS:
+    for language, block in blocks:
         commands = [line.split("#")[0].strip() for line in block.splitlines()] if language == "bash" else [block]
         found += [(language, command) for command in commands if command]
     return found
@@ -45,13 +57,10 @@ def shortened(words: list[str]) -> list[str]:
     return words
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_everything_in_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("recipes", "train.py", "bench"):
-        (tmp_path / name).symlink_to(ROOT / name)
-    monkeypatch.chdir(tmp_path)
-    ran: set[str] = set()
-    for language, text in lines():
+def run_all(told: list[tuple[str, str]], left_running: list[subprocess.Popen[bytes]]) -> set[str]:
+    """Run each; the first words of those that ran. What goes on in the background is put into the list."""
+    ran = set()
+    for language, text in told:
         if language == "python":
             exec(compile(text, "README.md", "exec"), {})
             continue
@@ -62,17 +71,59 @@ def test_everything_in_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             assert {"demo": "bandstream demo", "test": "pytest", "proofs": "tests.proofs"}[words[1]] in planned.stdout
         elif words[0] == "source":
             assert words[1] == ".venv/bin/activate" and (BIN / "activate").is_file()
+        elif words[-1] == "&":
+            command = [BIN / words[0], *words[1:-1]]
+            left_running.append(subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True))
         elif words[0] == "bandstream" and "--help" not in words:
             bandstream.main(words[1:], prog_name="bandstream", standalone_mode=False)
+            if words[1] == "synth":
+                readme_archives.pack_bigearthnet(Path("data"))
         else:
             words = ["2" if words[0] == "torchrun" and word == "8" else word for word in words]
             result = subprocess.run([BIN / words[0], *words[1:]], capture_output=True, text=True, check=False)
             assert result.returncode == 0, f"{text}\n{result.stderr[-2000:]}"
-    assert ran == {"make", "source", "bandstream", "torchrun", "python"}
-    assert (tmp_path / "runs" / "report.html").stat().st_size > 100_000
-    assert (tmp_path / "runs" / "simclr8" / "encoder.safetensors").is_file()
+    return ran
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with what of a checkout the commands name."""
+    for name in ("recipes", "train.py", "bench"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_everything_about_archives_runs(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    readme_archives.make(checkout / "data")
+    left_running: list[subprocess.Popen[bytes]] = []
+    with storage.served(checkout / "s3") as server:
+        for name, value in server.environment().items():
+            monkeypatch.setenv(name, value)
+        try:
+            ran = run_all(lines(BLOCKS), left_running)
+        finally:
+            for process in left_running:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        assert "dataset.json" in server.names("bigearthnet")
+    assert ran == {"make", "source", "bandstream", "dask"}
+    for name in ("shards", "from-tars", "shards-dask"):
+        assert (checkout / "data" / name / "train-000000.tar").read_bytes() == (
+            checkout / "data" / "shards" / "train-000000.tar"
+        ).read_bytes()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_everything_else_runs(checkout: Path) -> None:
+    begin = [each for each in lines(BLOCKS) if each[1].startswith(BEGIN)]
+    assert len(begin) == len(BEGIN)
+    assert run_all(begin + lines(FURTHER_BLOCKS), []) == {"bandstream", "torchrun", "make", "python"}
+    assert (checkout / "runs" / "report.html").stat().st_size > 100_000
+    assert (checkout / "runs" / "simclr8" / "encoder.safetensors").is_file()
 
 
 def test_every_link_in_it_leads_somewhere() -> None:
     for target in re.findall(r"\]\(([^)]+)\)", (ROOT / "README.md").read_text()):
-        assert (ROOT / target).exists(), target
+        assert target.startswith("https://") or (ROOT / target).exists(), target

@@ -45,7 +45,7 @@ def name_of(level: str = "L2A", baseline: str = "N0214", date: str = "20210122T1
 
 
 def planes_of(level: str = "L2A", size: int = 360, seed: int = 0, low: int = 20) -> Planes:
-    """Bands of a scene, uint16, native sizes; its left 36 pixels of 10 m are nodata; B8A is nearly B08."""
+    """Bands of a scene, uint16, native sizes; its left 36 pixels of 10 m are nodata; B8A is nearly B08, B10 dark."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(low, 6000, (size // 12, size // 12)).repeat(12, 0).repeat(12, 1)
     planes: Planes = {}
@@ -54,7 +54,7 @@ def planes_of(level: str = "L2A", size: int = 360, seed: int = 0, low: int = 20)
             continue
         step = spec.gsd_m // 10
         mean = coarse.reshape(size // step, step, size // step, step).mean((1, 3))
-        factor = 1.0 if band in ("B08", "B8A") else 0.4 + 0.04 * number
+        factor = {"B08": 1.0, "B8A": 1.0, "B10": 0.02}.get(band, 0.4 + 0.04 * number)
         plane = (mean * factor + rng.integers(1, 40, mean.shape)).astype(np.uint16)
         plane[:, : 36 // step] = 0
         planes[band] = plane

@@ -24,10 +24,8 @@ from shards.manifest import Manifest
 from shards.shardset import Sample, ShardSet
 from shards.verify import verify
 from tests.ingest.archives import contents
+from tests.ingest.levels import BANDS, LEVELS, levels, make, make_levels, pixels
 from tests.ingest.rasters import UTM, scene, shifted, write
-
-BANDS = "B08,B04,B8A"
-"""In the order in which the made-up files store them; in ESA's it is B04 B08 B8A."""
 
 
 def convert(source: GeoTiff, target: Path, warnings: list[str] | None = None, **options: Any) -> Manifest:
@@ -51,20 +49,6 @@ def everything(target: Path) -> dict[str, tuple[str, Sample]]:
 def rejections(target: Path) -> dict[str, tuple[str, str]]:
     lines = map(json.loads, (target / "rejected.jsonl").read_text().splitlines())
     return {line["path"]: (line["reason"], line["detail"]) for line in lines}
-
-
-def make(root: Path, count: int, **options: Any) -> Path:
-    """Rasters r0.tif, r1.tif, ... of three bands that follow each other as vegetation's do."""
-    for number in range(count):
-        write(root / f"r{number}.tif", pixels(number), at=shifted(number), **options)
-    return root
-
-
-def pixels(number: int, size: int = 32) -> np.ndarray:
-    """B08, B04, B8A: the last is almost the first."""
-    planes = scene(number, 3, size) * 20
-    planes[2] = planes[0] + number
-    return planes
 
 
 def test_bands_by_name_bit_for_bit(tmp_path: Path) -> None:
@@ -276,28 +260,6 @@ def test_folders_of_splits(tmp_path: Path, names: tuple[str, ...]) -> None:
     write(tmp_path / "a" / "other" / "x.tif", pixels(9))
     convert(GeoTiff(tmp_path / "a", BANDS), tmp_path / "mixed")
     assert {path: reason for path, (reason, _) in rejections(tmp_path / "mixed").items()} == {"other/x.tif": "no-split"}
-
-
-LEVELS = {"L1": ["Pasture", "Forest", "Water, open"], "L2": [f"class {n}" for n in range(14)]}
-
-
-def make_levels(root: Path, count: int) -> None:
-    """As in CerraData-4MM: images, and two levels of masks called as they are."""
-    make(root / "msi", count)
-    for number in range(count):
-        rng = np.random.default_rng(number)
-        for level, names in LEVELS.items():
-            mask = rng.integers(0, len(names), (32, 32)).astype(np.uint8)
-            mask[:2] = 255
-            write(root / level / f"r{number}.tif", mask, at=shifted(number))
-    for level, names in LEVELS.items():
-        (root / f"{level}.txt").write_text("\n".join(names) + "\n")
-
-
-def levels(root: Path, **options: Any) -> GeoTiff:
-    masks = [(level, root / level) for level in LEVELS]
-    classes = [(level, root / f"{level}.txt") for level in LEVELS]
-    return GeoTiff(root / "msi", BANDS, masks, classes, **options)
 
 
 def test_masks_of_two_levels(tmp_path: Path) -> None:
