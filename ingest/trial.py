@@ -180,7 +180,7 @@ def _measure(
         spool_bytes=sum(head.bytes / head.share for _, head in heads) * share / inputs,
         taken=_average([one.taken for one in found]),
         first=next((one.first for one in found if one.first), ""),
-        start_s=start_s,
+        start_s=start_s + _average([one.start_s for one in found]),
         list_s=list_s / inputs,
         spool_s=sum(head.seconds / head.share for _, head in heads) * share / inputs,
         sample_s=sample_s,
