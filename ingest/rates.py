@@ -60,7 +60,7 @@ class Work:
     catalogue_bytes: float
     index_bytes: float
     commit_s: float  # of reading a train shard's record and adding it up, catalogue included, in seconds a shard
-    start_s: float  # of what is done for the first time
+    start_s: float  # of what is done once, or for the first time
 
 
 @dataclass(frozen=True)
@@ -102,14 +102,21 @@ def work(job: Job) -> Work:
             (job.folder / shard.file).unlink(missing_ok=True)
             done += count
     read = _bytes_read() - read
+    begin = time.perf_counter()
     catalogue_bytes = _catalogue_bytes(job, "once", first.rows) / first.samples
+    start_s += time.perf_counter() - begin
     train, val = (job.folder / f"{split}-{job.number:06d}" for split in splits)
     begin = time.perf_counter()
     record = read_record(job.folder, train.name, MEASURED)
     assert record is not None  # it was made just now
-    tally_of(job.source.schema).merge(record.tally)
+    tally = tally_of(job.source.schema)
+    tally.merge(record.tally)
     _catalogue_bytes(job, "all", record.rows)
     commit_s = time.perf_counter() - begin
+    begin = time.perf_counter()
+    for number in range(len(job.source.schema.bands)):
+        tally.summary(number)
+    start_s += time.perf_counter() - begin
     return Work(
         splits,
         first.samples / len(job.entries),

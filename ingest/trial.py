@@ -146,7 +146,9 @@ def _measure(
     if not plan.total:
         first = f", the first: {plan.rejected[0]}" if plan.rejected else ""
         raise BandstreamError(f"nothing to ingest: not one input can be taken{first}")
+    begin = time.perf_counter()
     notes += physics.check(source, plan)
+    start_s += time.perf_counter() - begin
     wanted = SAMPLES * workers
     # a shard is drawn from all over the archive
     shards = sorted({number * len(plan) // min(len(plan), 8) for number in range(min(len(plan), 8))})
