@@ -138,7 +138,7 @@ class Estimate:
             scratch=round(inputs * m.spool_bytes),
             memory=inputs * (MEMORY_DRAWN if m.drawn else MEMORY),
             read=round(inputs * m.read_bytes),
-            start_s=m.start_s * (2 if m.workers > 1 else 1),
+            start_s=m.start_s,
             spool_s=inputs * max(m.spool_s, m.spool_bytes / m.writing),
             list_s=inputs * m.list_s,
             make_s=_dealt(m, splits),

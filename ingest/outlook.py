@@ -57,7 +57,7 @@ def _column(m: Measured, e: Estimate) -> dict[str, tuple[str, str]]:
         f"{MEMORY_DRAWN if m.drawn else MEMORY} B a sample, beside the source's own listing",
     )
     rows["archive, read"] = _bytes(e.read), f"{m.read_bytes:,.0f} B a sample"
-    rows["start"] = _time(e.start_s), "Python and its libraries"
+    rows["start"] = _time(e.start_s), "Python, its libraries, a look at the bands"
     if m.spool_s:
         rows["unpack"] = _time(e.spool_s), f"{m.spool_s * 1e6:,.0f} µs a sample, one core"
     rows["list"] = _time(e.list_s), f"{m.list_s * 1e6:,.0f} µs a sample, one core"

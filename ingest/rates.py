@@ -28,8 +28,9 @@ WARM_UP = 8
 SECONDS = 4.0
 """So long each worker makes shards; at least one of train and one of another split."""
 PAGE = 4096
-PLACES, MOST = 256, 1 << 28
-"""Places of an archive that are read from the disk, and the most bytes of them; of a shard it is half of that."""
+PLACES, MOST, LONGEST_S = 2048, 1 << 28, 4.0
+"""Places of an archive that are read from the disk, the most bytes of them (of a shard half of that), the
+most seconds."""
 WHOLE = 1 << 22
 """Of larger files a piece is read."""
 NEAR = 32
@@ -59,6 +60,7 @@ class Work:
     catalogue_bytes: float
     index_bytes: float
     commit_s: float  # of reading a train shard's record and adding it up, catalogue included, in seconds a shard
+    start_s: float  # of what is done once, or for the first time
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,9 @@ class Disk:
 def work(job: Job) -> Work:
     """Make shards for some seconds, in a worker."""
     task = Task(job.source, job.folder, MEASURED, strict=False)
+    begin = time.perf_counter()
     make(task, Shard(f"warm-{job.number:06d}", "train", job.entries[:WARM_UP]))
+    start_s = time.perf_counter() - begin
     begin = time.perf_counter()
     # the whole of it, so that what follows finds it in the page cache
     first = make(task, Shard(f"warm-{job.number:06d}", "train", job.entries))
@@ -98,14 +102,21 @@ def work(job: Job) -> Work:
             (job.folder / shard.file).unlink(missing_ok=True)
             done += count
     read = _bytes_read() - read
+    begin = time.perf_counter()
     catalogue_bytes = _catalogue_bytes(job, "once", first.rows) / first.samples
+    start_s += time.perf_counter() - begin
     train, val = (job.folder / f"{split}-{job.number:06d}" for split in splits)
     begin = time.perf_counter()
     record = read_record(job.folder, train.name, MEASURED)
     assert record is not None  # it was made just now
-    tally_of(job.source.schema).merge(record.tally)
+    tally = tally_of(job.source.schema)
+    tally.merge(record.tally)
     _catalogue_bytes(job, "all", record.rows)
     commit_s = time.perf_counter() - begin
+    begin = time.perf_counter()
+    for number in range(len(job.source.schema.bands)):
+        tally.summary(number)
+    start_s += time.perf_counter() - begin
     return Work(
         splits,
         first.samples / len(job.entries),
@@ -115,6 +126,7 @@ def work(job: Job) -> Work:
         catalogue_bytes,
         train.with_suffix(".idx").stat().st_size / max(record.samples, 1),
         commit_s,
+        start_s,
     )
 
 
@@ -182,7 +194,7 @@ def disk(inputs: Sequence[Path], piece: int, readers: int, seed: int = 0) -> Dis
         return Disk(1.0, 0.0)
     begin = time.perf_counter()
     with ThreadPoolExecutor(readers) as pool:
-        read = sum(pool.map(_read, cold))
+        read = sum(pool.map(lambda place: _read(place, begin + LONGEST_S), cold))
     return Disk(cached / looked, read / (time.perf_counter() - begin))
 
 
@@ -200,7 +212,7 @@ def _places(inputs: list[Path], piece: int, draw: random.Random) -> Iterator[tup
             inside[folder] = folders, files
         return inside[folder]
 
-    for _ in range(4 * PLACES):
+    for _ in range(2 * PLACES):
         at = str(draw.choice(inputs))
         own = [at]
         while os.path.isdir(at):
@@ -228,8 +240,10 @@ def _is_cached(descriptor: int, at: int) -> bool:
     return True
 
 
-def _read(place: tuple[str, int, int]) -> int:
+def _read(place: tuple[str, int, int], deadline: float) -> int:
     path, at, size = place
+    if time.perf_counter() > deadline:
+        return 0
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         return len(os.pread(descriptor, size, at))

@@ -147,7 +147,7 @@ def test_sums() -> None:
     assert estimate.aside == 50_000
     # seven shards of 0.2 s and three of 0.1 s, dealt out to two workers as they become free
     assert estimate.make_s == pytest.approx(0.9)
-    assert estimate.warm == pytest.approx(2 * 1.0 + 0.01 + 0.9 + 0.1)
+    assert estimate.warm == pytest.approx(1.0 + 0.01 + 0.9 + 0.1)
     assert estimate.cold_s == pytest.approx(1.0)
     assert estimate.seconds == pytest.approx(estimate.warm + 0.25)
     large = Estimate.of(MEASURED, 10**8)
