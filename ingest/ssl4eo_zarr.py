@@ -15,6 +15,7 @@ Radiometry (github.com/DLR-MF-DAS/SSL4EO-S12-v1.1, `zarr_dataset.py`): the numbe
 import hashlib
 import io
 import json
+import math
 import re
 import shutil
 import zipfile
@@ -43,6 +44,8 @@ OFFSET = 1000
 MEMBER = "10m.npy"
 LARGEST = 1 << 26
 """A zipped place of more bytes is none."""
+TOLD = 1 << 24
+"""Bytes of the largest array beside the pixels."""
 PLACES = 1024
 """A file of more places is none."""
 
@@ -157,7 +160,7 @@ class SSL4EOZarr:
         with _damage(entry.path):
             group = _group(bytes(data))
             _check(group, self.level, (), entry.path)
-            products = _strings(group["file_id"])
+            products = _strings(_values(group, "file_id"))
             order = _dates(products, self.dates, entry.path)
             columns = _columns(group, self.level, entry.path)
             for plane, time in zip(planes, order, strict=True):
@@ -219,7 +222,7 @@ def _group(data: bytes) -> Any:
 
     buffer = default_buffer_prototype().buffer
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        if sum(info.file_size for info in archive.infolist()) > 16 * LARGEST:
+        if sum(info.file_size for info in archive.infolist()) > LARGEST:
             raise ValueError("it holds more than a place does")
         store = MemoryStore({name: buffer.from_bytes(archive.read(name)) for name in archive.namelist()})
     return zarr.open_group(store, mode="r", zarr_format=2)
@@ -242,15 +245,24 @@ def _check(group: Any, level: str, samples: tuple[int, ...], told: str) -> None:
 
 def _columns(group: Any, level: str, told: str) -> list[int]:
     """Numbers of the bands, in our order."""
-    names = _strings(group["band"])
+    names = _strings(_values(group, "band"))
     missing = [band for band in bands_of(level) if names.count(band) != 1]
     if missing:
         raise Rejected(told, "missing-band", f"{missing[0]} is not among {' '.join(names)[:100]}")
     return [names.index(band) for band in bands_of(level)]
 
 
-def _strings(array: Any) -> list[str]:
-    return [str(value) for value in np.asarray(array[...]).reshape(-1)]
+def _values(group: Any, name: str) -> np.ndarray:
+    """An array that tells of the pixels, which is small. Raises ValueError where its metadata say otherwise."""
+    array = group[name]
+    for what in (array.shape, array.chunks):
+        if math.prod(what) * array.dtype.itemsize > TOLD:
+            raise ValueError(f"{name} of shape {what} and type {array.dtype}"[:150])
+    return np.asarray(array[...])
+
+
+def _strings(values: np.ndarray) -> list[str]:
+    return [str(value) for value in values.reshape(-1)]
 
 
 def _dates(products: list[str], dates: int, told: str) -> list[int]:
@@ -267,15 +279,15 @@ def _dates(products: list[str], dates: int, told: str) -> list[int]:
 def _head(group: Any, axes: tuple[str, str], at: tuple[int, ...]) -> dict[str, Any]:
     """Where a place lies: EPSG code, longitude, latitude, and (left, top, width, height) of the patch, zeros where that
     is not told."""
-    x, y = (np.asarray(group[axis][at or ...], np.float64) for axis in axes)
+    x, y = (np.asarray(_values(group, axis)[at or ...], np.float64) for axis in axes)
     box = [0.0, 0.0, 0.0, 0.0]
     across, down = float(x[1] - x[0]), float(y[1] - y[0])
     if abs(across) > 1 and x.shape == y.shape == (SIDE,):
         box = [float(x[0]) - across / 2, float(y[0]) - down / 2, across * SIDE, down * SIDE]
-    lon, lat = (float(group[name][at or ...]) for name in ("center_lon", "center_lat"))
+    lon, lat = (float(_values(group, name)[at or ...]) for name in ("center_lon", "center_lat"))
     if not (abs(lon) <= 180 and abs(lat) <= 90 and np.isfinite(box).all()):
         raise ValueError(f"a place at {lon:g}, {lat:g}")
-    return {"epsg": int(group["crs"][at or ...]), "lon": round(lon, 7), "lat": round(lat, 7), "box": box}
+    return {"epsg": int(_values(group, "crs")[at or ...]), "lon": round(lon, 7), "lat": round(lat, 7), "box": box}
 
 
 def _spooled(grid: Grid, level: str, dates: int, scratch: Path, path: Path) -> tuple[Path, list[list[str]]]:
@@ -300,12 +312,12 @@ def _spooled(grid: Grid, level: str, dates: int, scratch: Path, path: Path) -> t
 
 
 def _write(grid: Grid, level: str, dates: int, group: Any, out: Any, places: list[list[str]], told: str) -> None:
-    keys = _strings(group["sample"])
+    keys = _strings(_values(group, "sample"))
     if len(keys) > PLACES:
         raise Rejected(told, "wrong-size", f"{len(keys)} places in one file")
     _check(group, level, (len(keys),), told)
     columns = _columns(group, level, told)
-    products = np.asarray(group["file_id"][...]).astype(str)
+    products = _values(group, "file_id").astype(str)
     orders: list[list[int]] = []
     for index, key in enumerate(keys):
         try:

@@ -21,6 +21,7 @@ import json
 import re
 import shutil
 from array import array
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -62,6 +63,8 @@ Place = tuple[int, int]
 CELL = re.compile(r"\d{1,4}[UD]_\d{1,4}[LR]")
 PRODUCT = re.compile(r"[A-Za-z0-9_.]{1,80}")
 LEVEL_NAMES = {"L1C": "_MSIL1C_", "L2A": "_MSIL2A_"}
+LOOKED_AT = 16
+"""Rows of a file that are looked at, at most, to know how large its cells are."""
 OPEN = 8
 """Parquet files that a worker keeps open."""
 
@@ -188,17 +191,21 @@ class MajorTOM:
         """Table of all rows of all files: cell, product, file, row. Sets level and side."""
         import pyarrow as pa
 
-        tables = []
-        for number, (path, found) in enumerate(zip(self._paths, listening.map(_look, self._paths), strict=True)):
+        tables, looked = [], list(listening.map(_look, self._paths))
+        kinds: Counter[tuple[str, int]] = Counter()
+        for found in looked:
+            if not isinstance(found, Rejected) and found[2]:
+                kinds[found[1:]] += 1
+        self.level, self.side = kinds.most_common(1)[0][0] if kinds else ("", 0)
+        for number, (path, found) in enumerate(zip(self._paths, looked, strict=True)):
             if isinstance(found, Rejected):
                 rejected.append(found)
                 continue
             table, level, side = found
-            if (self.level or level, self.side or side or self.side) != (level, side or self.side):
-                what = f"{level} of {side} pixels, others before it {self.level} of {self.side}"
+            if (level, side or self.side) != (self.level, self.side):
+                what = f"{level} of {side} pixels, most others {self.level} of {self.side}"
                 rejected.append(Rejected(path.name, "another-kind", what))
                 continue
-            self.level, self.side = level, side or self.side
             tables.append(table.append_column("file", pa.array(np.full(len(table), number, np.int32))))
         if not tables or not self.side:
             first = f": {rejected[0]}" if rejected else ""
@@ -338,8 +345,8 @@ def _lines(path: Path) -> Iterator[tuple[str, list[str], list[Place]]]:
 
 
 def _look(path: Path) -> Any:
-    """Table of a file's rows (cell, product, row), its level, and the side of its first sound cell (0: none is); or why
-    it cannot be taken."""
+    """Table of a file's rows (cell, product, row), its level, and the side of most of its first cells (0: none is
+    sound); or why it cannot be taken."""
     import pyarrow as pa
 
     try:
@@ -349,12 +356,14 @@ def _look(path: Path) -> Any:
             if missing:
                 return Rejected(path.name, "another-kind", f"it has no column {', '.join(sorted(missing))}")
             table = file.read(columns=["grid_cell", "product_id"])
-            side = 0
-            for number in range(min(len(table), 16)):
+            sides: Counter[int] = Counter()
+            for number in range(min(len(table), LOOKED_AT)):
                 _, tiffs = next(rows_of(file, ["B02"], [number]))
-                side = side_of(tiffs.get("B02", b""))
-                if side:
+                if side := side_of(tiffs.get("B02", b"")):
+                    sides[side] += 1
+                if sides and max(sides.values()) >= 2:  # one alone may be damaged
                     break
+            side = sides.most_common(1)[0][0] if sides else 0
             if side % 6:
                 return Rejected(path.name, "another-kind", f"cells of {side} pixels, no multiple of 6")
             cells, products = (table[name].cast(pa.string()).fill_null("") for name in ("grid_cell", "product_id"))

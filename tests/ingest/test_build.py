@@ -316,4 +316,5 @@ def test_random_damage() -> None:
     """A few of the damages that the long proof does in their thousand."""
     from tests.proofs.ingest_damage import main
 
-    assert main(damages=25, seed=7)["n"] == 25
+    share = {"bigearthnet v2 folder": 6, "bigearthnet v2 .tar": 4, "eurosat RGB .zip": 5, "images": 5, "webdataset": 5}
+    assert main(seed=7, share=share)["n"] == 25
