@@ -316,5 +316,5 @@ def test_random_damage() -> None:
     """A few of the damages that the long proof does in their thousand."""
     from tests.proofs.ingest_damage import main
 
-    share = {"bigearthnet v2 folder": 6, "bigearthnet v2 .tar": 4, "eurosat RGB .zip": 5, "images": 5, "webdataset": 5}
+    share = {"bigearthnet v2 folder": 8, "bigearthnet v2 .tar": 5, "eurosat RGB .zip": 4, "images": 4, "geotiff": 4}
     assert main(seed=7, share=share)["n"] == 25
