@@ -80,13 +80,16 @@ def read_patch(root: Path, sample: Sample, manifest: Manifest) -> Found:
     if manifest.source["version"] == "1":
         names = json.loads((folder / f"{sample.key}_labels_metadata.json").read_bytes())["labels"]
         names = [clc.CLASSES[number] for name in names if (number := clc.NAME_TO_CLASS[name]) is not None]
-    else:
+        return found | {"labels land_cover": hot(names, list(clc.CLASSES))}
+    if manifest.masks:  # without any maps, or metadata, a set has none
         codes = plane(next(root.rglob(f"{sample.key}_reference_map.tif")))
         numbers = {code: clc.CLC_TO_CLASS.get(code, clc.IGNORE) for code in np.unique(codes).tolist()}
         found["mask.npy"] = np.vectorize(numbers.get, otypes=[np.uint8])(codes)
+    if manifest.labels:
         table = pq.read_table(next(root.rglob("metadata.parquet"))).to_pylist()
         names = next(row["labels"] for row in table if row["patch_id"] == sample.key)
-    return found | {"labels land_cover": hot(names, list(clc.CLASSES))}
+        found["labels land_cover"] = hot(names, list(clc.CLASSES))
+    return found
 
 
 def read_tile(root: Path, sample: Sample, manifest: Manifest) -> Found:
