@@ -109,6 +109,8 @@ def rows_of(file: Any, bands: Sequence[str], rows: Sequence[int]) -> Iterator[tu
 
 def side_of(data: bytes) -> int:
     """Side of a square GeoTIFF in pixels; 0 where it is none."""
+    if not data:  # which rasterio takes for a file to be written
+        return 0
     from rasterio.errors import RasterioError
     from rasterio.io import MemoryFile
 

@@ -311,6 +311,6 @@ def test_a_damaged_first_cell_does_not_decide_their_size(tmp_path: Path) -> None
     rows = [row(CELLS[0], 0), row(CELLS[1], 0), row(CELLS[2], 0)]
     rows[0]["B02"], rows[0]["B05"] = rows[0]["B05"], rows[0]["B02"]
     write(tmp_path / "a" / "images" / "part_00001.parquet", rows)
-    write(tmp_path / "a" / "images" / "part_00002.parquet", [row(CELLS[3], 0)])
-    assert convert(tmp_path / "a", tmp_path / "set").rejected == {"wrong-size": 1}
-    assert len(samples(tmp_path / "set")) == 3
+    write(tmp_path / "a" / "images" / "part_00002.parquet", [row(CELLS[3], 0, L2A) | {"B02": b""}])
+    assert convert(tmp_path / "a", tmp_path / "set").rejected == {"truncated": 1, "wrong-size": 1}
+    assert len(samples(tmp_path / "set")) == 2

@@ -194,7 +194,7 @@ def tarred(folder: Path, kind: str, draw: random.Random, only: str = "") -> byte
     buffer = io.BytesIO()
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     with tarfile.open(fileobj=buffer, mode="w", format=draw.choice([tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])) as tar:
-        before = draw.randrange(len(files) + 1) if kind else -1
+        before = draw.choice((0, len(files))) if kind else -1  # not inside a sample of WebDataset, which it would end
         for number, path in enumerate(files):
             if number == before:
                 _odd(tar, kind, files[0].relative_to(folder).as_posix(), draw)

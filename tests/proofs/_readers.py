@@ -44,7 +44,7 @@ def _check_deflate(path: Path) -> None:
         file.seek(tags.next)
         tags.load(file)
     if tags.get(259) in (8, 32946):
-        offsets, counts = (tags.get(273) or tags.get(324), tags.get(279) or tags.get(325))
+        offsets, counts = (tags.get(273) or tags.get(324) or (), tags.get(279) or tags.get(325) or ())
         for at, count in zip(offsets, counts, strict=True):
             try:
                 zlib.decompress(data[at : at + count])

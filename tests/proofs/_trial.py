@@ -54,10 +54,12 @@ class Trial:
             return kind
         pack = draw.choice(self.subject.packs)
         suffix = self.subject.suffix
-        self.hit = f"{pack}{suffix}"
+        self.hit = pack
         odd = {".zip": damages_.ZIP_KINDS, ".parquet": ()}.get(suffix, damages_.TAR_KINDS)
         if odd and draw.random() < 0.5:
             kind = draw.choice(odd)
+            if kind not in ("directory", "encrypted", "size", "type"):  # files are put in, those there are whole
+                self.hit = ""
             if suffix == ".zip":
                 data = damages_.zipped(self.plain / pack, kind, draw)
             else:
@@ -135,9 +137,8 @@ class Trial:
         now = _contents(self.plain)
         changed = {path for path in self.bytes.keys() | now.keys() if self.bytes.get(path) != now.get(path)}
         touched = {self.subject.owner(path) for path in changed if path in self.bytes}
-        if self.hit.endswith(".parquet"):  # its rows are one file
-            part = self.hit.removesuffix(".parquet")
-            touched |= {self.subject.owner(path) for path in self.bytes if path.startswith(part)}
+        if self.hit:  # what lies in it may be lost with it, but not be other than what can be read of it
+            touched |= {self.subject.owner(path) for path in self.bytes if path.startswith(f"{self.hit}/")}
         taken, other = self._taken(), set()
         for key, (sample, split) in self.samples.items():
             if "" in touched or self.subject.group(sample) in touched:
