@@ -225,12 +225,15 @@ def cells_packed(folder: Path) -> bytes:
     rows = []
     for inner in sorted(folder.iterdir()):
         cell, product = inner.name.split(" ")
-        bands = {band: (inner / f"{band}.tif").read_bytes() for band in grid_cells.L2A}
+        paths = {band: inner / f"{band}.tif" for band in grid_cells.L2A}
+        bands = {band: path.read_bytes() if path.exists() else None for band, path in paths.items()}
         rows.append({"product_id": product, "grid_cell": cell, **bands})
     sink = pa.BufferOutputStream()
-    with pq.ParquetWriter(sink, pa.Table.from_pylist(rows).schema, write_page_checksum=True) as writer:
+    text, data = [(name, pa.string()) for name in ("product_id", "grid_cell")], pa.binary()
+    schema = pa.schema([*text, *((band, data) for band in grid_cells.L2A)])
+    with pq.ParquetWriter(sink, schema, write_page_checksum=True) as writer:
         for row in rows:
-            writer.write_table(pa.Table.from_pylist([row]))
+            writer.write_table(pa.Table.from_pylist([row], schema))
     return bytes(sink.getvalue())
 
 

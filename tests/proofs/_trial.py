@@ -58,7 +58,8 @@ class Trial:
         odd = {".zip": damages_.ZIP_KINDS, ".parquet": ()}.get(suffix, damages_.TAR_KINDS)
         if odd and draw.random() < 0.5:
             kind = draw.choice(odd)
-            if kind not in ("directory", "encrypted", "size", "type"):  # files are put in, those there are whole
+            doubled = self.subject.name == "webdataset" and kind == "twice"  # its samples are then rejected
+            if kind not in ("directory", "encrypted", "size", "type") and not doubled:  # files are put in, none changed
                 self.hit = ""
             if suffix == ".zip":
                 data = damages_.zipped(self.plain / pack, kind, draw)
