@@ -13,6 +13,8 @@ from shards.errors import BandstreamError
 IGNORE = 255
 MOST = 255
 """Classes that a uint8 index can name beside IGNORE."""
+LONGEST = 1 << 20
+"""Bytes of the longest list of classes."""
 WHOLE = 2.0**53
 """Floating-point numbers below it hold whole ones exactly."""
 SHOWN = 8
@@ -68,16 +70,29 @@ class Classes:
         return result
 
 
+def lines_of(path: Path) -> list[str]:
+    """The lines of a list of classes, without space around. Raises BandstreamError where it is no such text."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(LONGEST + 1)
+        if len(data) > LONGEST:
+            raise BandstreamError(f"{path} is no list of classes: it has more than {LONGEST:,} bytes")
+        lines = [line.strip() for line in data.decode("utf-8-sig").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise BandstreamError(f"{path} cannot be read as a list of classes: {error}") from None
+    for number, line in enumerate(lines, 1):
+        if not line.isprintable():
+            raise BandstreamError(f"{path}, line {number}: it holds what is no text, is the file damaged?")
+    return lines
+
+
 def read_classes(path: Path) -> Classes:
     """Classes from a file with a line each: NAME (the values are 0, 1, 2, ...), or VALUE,NAME.
 
     Several values may have one name, and a value with an empty name is ignored. Raises BandstreamError naming the line
     that is wrong.
     """
-    try:
-        lines = [line.strip() for line in path.read_text("utf-8-sig").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise BandstreamError(f"{path} cannot be read as a list of classes: {error}") from None
+    lines = lines_of(path)
     rows = [(number, line) for number, line in enumerate(lines, 1) if line]
     valued = [_value(line) is not None for _, line in rows]
     if not rows:

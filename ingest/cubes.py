@@ -1,6 +1,7 @@
 """Zipped Zarr groups of SSL4EO-S12 version 1.1: opened, held against what they should be, and what they say."""
 
 import io
+import math
 import re
 import zipfile
 from typing import Any
@@ -16,6 +17,8 @@ from shards.errors import BandstreamError
 SIDE = 264
 LARGEST = 1 << 26
 """A zipped place of more bytes is none."""
+TOLD = 1 << 24
+"""Bytes of the largest array beside the pixels."""
 
 
 class damage:
@@ -41,7 +44,7 @@ def open_group(data: bytes) -> Any:
 
     buffer = default_buffer_prototype().buffer
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        if sum(info.file_size for info in archive.infolist()) > 16 * LARGEST:
+        if sum(info.file_size for info in archive.infolist()) > LARGEST:
             raise ValueError("it holds more than a place does")
         store = MemoryStore({name: buffer.from_bytes(archive.read(name)) for name in archive.namelist()})
     return zarr.open_group(store, mode="r", zarr_format=2)
@@ -64,15 +67,24 @@ def check(group: Any, level: str, samples: tuple[int, ...], told: str) -> None:
 
 def columns_of(group: Any, level: str, told: str) -> list[int]:
     """Numbers of the bands, in our order."""
-    names = strings(group["band"])
+    names = strings(values_of(group, "band"))
     missing = [band for band in LEVELS[level] if names.count(band) != 1]
     if missing:
         raise Rejected(told, "missing-band", f"{missing[0]} is not among {' '.join(names)[:100]}")
     return [names.index(band) for band in LEVELS[level]]
 
 
-def strings(array: Any) -> list[str]:
-    return [str(value) for value in np.asarray(array[...]).reshape(-1)]
+def values_of(group: Any, name: str) -> np.ndarray:
+    """An array that tells of the pixels, which is small. Raises ValueError where its metadata say otherwise."""
+    array = group[name]
+    for what in (array.shape, array.chunks):
+        if math.prod(what) * array.dtype.itemsize > TOLD:
+            raise ValueError(f"{name} of shape {what} and type {array.dtype}"[:150])
+    return np.asarray(array[...])
+
+
+def strings(values: np.ndarray) -> list[str]:
+    return [str(value) for value in values.reshape(-1)]
 
 
 def dates_of(products: list[str], dates: int, told: str) -> list[int]:
@@ -89,12 +101,12 @@ def dates_of(products: list[str], dates: int, told: str) -> list[int]:
 def head_of(group: Any, axes: tuple[str, str], at: tuple[int, ...]) -> dict[str, Any]:
     """Where a place lies: EPSG code, longitude, latitude, and (left, top, width, height) of the patch, zeros where that
     is not told."""
-    x, y = (np.asarray(group[axis][at or ...], np.float64) for axis in axes)
+    x, y = (np.asarray(values_of(group, axis)[at or ...], np.float64) for axis in axes)
     box = [0.0, 0.0, 0.0, 0.0]
     across, down = float(x[1] - x[0]), float(y[1] - y[0])
     if abs(across) > 1 and x.shape == y.shape == (SIDE,):
         box = [float(x[0]) - across / 2, float(y[0]) - down / 2, across * SIDE, down * SIDE]
-    lon, lat = (float(group[name][at or ...]) for name in ("center_lon", "center_lat"))
+    lon, lat = (float(values_of(group, name)[at or ...]) for name in ("center_lon", "center_lat"))
     if not (abs(lon) <= 180 and abs(lat) <= 90 and np.isfinite(box).all()):
         raise ValueError(f"a place at {lon:g}, {lat:g}")
-    return {"epsg": int(group["crs"][at or ...]), "lon": round(lon, 7), "lat": round(lat, 7), "box": box}
+    return {"epsg": int(values_of(group, "crs")[at or ...]), "lon": round(lon, 7), "lat": round(lat, 7), "box": box}

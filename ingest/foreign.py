@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from ingest.classes import lines_of
 from ingest.members import ARRAYS, IGNORE, PICTURES, RASTERS, suffix_of
 from shards.bands import PICTURE, SENTINEL2
 from shards.errors import BandstreamError
@@ -213,10 +214,7 @@ def _classes(files: Iterable[tuple[str, Path]]) -> dict[str, tuple[str, ...]]:
     """The lines of each list of classes. Raises BandstreamError where one is none."""
     found: dict[str, tuple[str, ...]] = {}
     for name, path in files:
-        try:
-            lines = [line.strip() for line in path.read_text("utf-8-sig").splitlines()]
-        except (OSError, UnicodeDecodeError) as error:
-            raise BandstreamError(f"{path} cannot be read as a list of classes: {error}") from None
+        lines = lines_of(path)
         while lines and not lines[-1]:
             lines.pop()
         if not lines or not all(lines) or len(set(lines)) != len(lines):

@@ -221,6 +221,8 @@ def read_rasterio(path: str, out: np.ndarray) -> Header:
     import rasterio
     from rasterio.errors import RasterioError
 
+    from ingest.deflate import check_raster  # which imports this module
+
     try:
         with (
             rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR", GDAL_NUM_THREADS="1"),
@@ -235,6 +237,7 @@ def read_rasterio(path: str, out: np.ndarray) -> Header:
             if int(np.prod(source.block_shapes[0])) > MAX_BLOCK:
                 raise RasterError("unreadable", f"blocks of {_size(source.block_shapes[0])} pixels")
             source.read(1, out=out)
+            check_raster(source, path)
             code = source.crs.to_epsg() if source.crs else None
             placed = bool(source.crs) or not source.transform.is_identity
             transform = tuple(float(value) for value in source.transform[:6]) if placed else None

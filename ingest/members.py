@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ingest.deflate import blocks, check, deflated
 from ingest.geotiff import MAX_BLOCK, RasterError
 from ingest.picture import MOST_BYTES, read_indices, read_picture
 
@@ -94,6 +95,8 @@ def _read_tif(data: bytes) -> np.ndarray:
                 if size > MOST_BYTES or math.prod(source.block_shapes[0]) > MAX_BLOCK:
                     raise RasterError("too-large", f"{source.count} x {source.height} x {source.width} by its header")
                 array: np.ndarray = source.read()
+                if deflated(source):
+                    check(blocks(source), lambda at, count: data[at : at + count])
                 return array
         except RasterioError as error:
             # rasterio puts GDAL's words behind its own; the file in memory is called otherwise each time

@@ -26,7 +26,8 @@ UNKNOWN: Known = None, ""
 
 
 def _no_parquet(file: Path | str, error: Exception) -> BandstreamError:
-    return BandstreamError(f"{file} cannot be read as Parquet ({error}): name another with --metadata")
+    text = " ".join(str(error).split())
+    return BandstreamError(f"{file} cannot be read as Parquet ({text}): name another with --metadata")
 
 
 def listed(lists: Iterable[Path]) -> set[str]:

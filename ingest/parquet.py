@@ -1,5 +1,6 @@
 """Major TOM's Parquet files: a row a grid cell and product, whose bands are GeoTIFFs, a column a band."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,6 +16,8 @@ from ingest.spool import mark_of
 from ingest.tiff import Header
 from shards.errors import BandstreamError
 
+LOOKED_AT = 16
+"""Rows of a file that are looked at, at most, to know how large its cells are."""
 METADATA = "metadata.parquet"
 NAMES = ("grid_cell", "product_id")
 LARGEST = 1 << 26
@@ -112,6 +115,8 @@ def rows_of(file: Any, bands: Sequence[str], rows: Sequence[int]) -> Iterator[tu
 
 def side_of(data: bytes) -> int:
     """Side of a square GeoTIFF in pixels; 0 where it is none."""
+    if not data:  # which rasterio takes for a file to be written
+        return 0
     from rasterio.errors import RasterioError
     from rasterio.io import MemoryFile
 
@@ -177,8 +182,8 @@ def short(error: Exception) -> str:
 
 
 def look(path: Path) -> Any:
-    """Table of a file's rows (cell, product, row), its level, and the side of its first sound cell (0: none is); or why
-    it cannot be taken."""
+    """Table of a file's rows (cell, product, row), its level, and the side of most of its first cells (0: none is
+    sound); or why it cannot be taken."""
     import pyarrow as pa
 
     try:
@@ -188,12 +193,14 @@ def look(path: Path) -> Any:
             if missing:
                 return Rejected(path.name, "another-kind", f"it has no column {', '.join(sorted(missing))}")
             table = file.read(columns=["grid_cell", "product_id"])
-            side = 0
-            for number in range(min(len(table), 16)):
+            sides: Counter[int] = Counter()
+            for number in range(min(len(table), LOOKED_AT)):
                 _, tiffs = next(rows_of(file, ["B02"], [number]))
-                side = side_of(tiffs.get("B02", b""))
-                if side:
+                if side := side_of(tiffs.get("B02", b"")):
+                    sides[side] += 1
+                if sides and max(sides.values()) >= 2:  # one alone may be damaged
                     break
+            side = sides.most_common(1)[0][0] if sides else 0
             if side % 6:
                 return Rejected(path.name, "another-kind", f"cells of {side} pixels, no multiple of 6")
             cells, products = (table[name].cast(pa.string()).fill_null("") for name in ("grid_cell", "product_id"))

@@ -13,6 +13,7 @@ import warnings
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from ingest.deflate import check_tags
 from ingest.geotiff import RasterError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
@@ -48,6 +49,7 @@ def read_picture(data: bytes | memoryview, path: str, size: tuple[int, int] | No
     """
     with _decoding(path), _opened(data) as image:
         _check(image)
+        _check_sums(image, data)
         image.load()
         picture = _rgb(image)
         # after load: of a TIFF, Pillow has by then applied the orientation and removed the tag
@@ -68,6 +70,7 @@ def read_indices(data: bytes | memoryview, path: str) -> np.ndarray:
             raise RasterError("wrong-bands", f"{image.mode} pixels where class numbers of 8 bits are wanted")
         if image.getexif().get(ORIENTATION, 1) != 1:
             raise RasterError("wrong-type", "it is stored turned (EXIF orientation)")
+        _check_sums(image, data)
         return np.array(image)
 
 
@@ -121,6 +124,16 @@ def _check(image: Image.Image) -> None:
         raise RasterError(
             "wrong-type", f"more than 8 bits a channel, or no colours (mode {image.mode}): make it 8 bits"
         )
+
+
+def _check_sums(image: Image.Image, data: bytes | memoryview) -> None:
+    """Compare the checksums that a format has of its pixels and Pillow passes over. Raises what Pillow does, or
+    RasterError."""
+    if image.format == "PNG":
+        with _opened(data) as again:  # it cannot be read any more afterwards
+            again.verify()
+    if image.format == "TIFF":
+        check_tags(image.tag_v2, data)  # type: ignore[attr-defined]
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from ingest.deflate import check_raster
 from ingest.geotiff import RasterError
 from ingest.utm import LIMIT, lon_lat
 
@@ -124,7 +125,7 @@ def read_bands(
             raise RasterError("wrong-bands", f"{raster.count} bands, not {len(out)}")
         if raster.dtype != out.dtype.name:
             raise RasterError("wrong-type", f"{raster.dtype}, not {out.dtype.name}")
-        return raster, _read(source, raster, out, order or range(1, len(out) + 1), window)
+        return raster, _read(path, source, raster, out, order or range(1, len(out) + 1), window)
 
 
 def read_single(path: str, size: tuple[int, int], window: tuple[int, int] | None = None) -> tuple[Raster, np.ndarray]:
@@ -136,11 +137,13 @@ def read_single(path: str, size: tuple[int, int], window: tuple[int, int] | None
         if raster.dtype.startswith("complex"):
             raise RasterError("wrong-type", f"{raster.dtype}, not whole numbers")
         out = np.empty((1, *size), raster.dtype)
-        _read(source, raster, out, (1,), window)
+        _read(path, source, raster, out, (1,), window)
         return raster, out[0]
 
 
-def _read(source: Any, raster: Raster, out: np.ndarray, order: Sequence[int], window: tuple[int, int] | None) -> Raster:
+def _read(
+    path: str, source: Any, raster: Raster, out: np.ndarray, order: Sequence[int], window: tuple[int, int] | None
+) -> Raster:
     from rasterio.windows import Window
 
     height, width = out.shape[1:]
@@ -149,7 +152,9 @@ def _read(source: Any, raster: Raster, out: np.ndarray, order: Sequence[int], wi
     if outside or (window is None and raster.size != (height, width)):
         raise RasterError("wrong-size", f"{raster.size[1]} x {raster.size[0]} pixels, not {width} x {height}")
     _check_blocks(source)
-    source.read(list(order), out=out, window=Window(column, row, width, height) if window else None)
+    part = Window(column, row, width, height) if window else None
+    source.read(list(order), out=out, window=part)
+    check_raster(source, path, part)
     return raster.window(row, column, (height, width))
 
 

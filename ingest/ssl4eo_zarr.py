@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ingest.cells import Grid, recorded
-from ingest.cubes import LARGEST, SIDE, check, columns_of, damage, dates_of, head_of, open_group, strings
+from ingest.cubes import LARGEST, SIDE, check, columns_of, damage, dates_of, head_of, open_group, strings, values_of
 from ingest.dates import json_of, member, schema_of
 from ingest.files import Files, open_files
 from ingest.native import LEVELS
@@ -137,7 +137,7 @@ class SSL4EOZarr:
         with damage(entry.path):
             group = open_group(bytes(data))
             check(group, self.level, (), entry.path)
-            products = strings(group["file_id"])
+            products = strings(values_of(group, "file_id"))
             order = dates_of(products, self.dates, entry.path)
             columns = columns_of(group, self.level, entry.path)
             for plane, time in zip(planes, order, strict=True):
@@ -191,12 +191,12 @@ def _spooled(grid: Grid, level: str, dates: int, scratch: Path, path: Path) -> t
 
 
 def _write(grid: Grid, level: str, dates: int, group: Any, out: Any, places: list[list[str]], told: str) -> None:
-    keys = strings(group["sample"])
+    keys = strings(values_of(group, "sample"))
     if len(keys) > PLACES:
         raise Rejected(told, "wrong-size", f"{len(keys)} places in one file")
     check(group, level, (len(keys),), told)
     columns = columns_of(group, level, told)
-    products = np.asarray(group["file_id"][...]).astype(str)
+    products = values_of(group, "file_id").astype(str)
     orders: list[list[int]] = []
     for index, key in enumerate(keys):
         try:

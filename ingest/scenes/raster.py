@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ingest.deflate import check_raster
 from ingest.geotiff import RasterError
 from ingest.scenes.model import Clouds, Grid, Raster
 
@@ -129,6 +130,7 @@ def _read_gdal(raster: Raster, start: int, stop: int, columns: int) -> np.ndarra
             raise RasterError("unreadable", f"{raster.name} was changed while it was read")
         window = Window(0, start, columns, stop - start)
         pixels: np.ndarray = source.read(1 if raster.count == 1 else None, window=window)
+        check_raster(source, raster.where, window)
         return pixels
 
 

@@ -20,6 +20,7 @@ import json
 import re
 import shutil
 from array import array
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -168,17 +169,21 @@ class MajorTOM:
         """Table of all rows of all files: cell, product, file, row. Sets level and side."""
         import pyarrow as pa
 
-        tables = []
-        for number, (path, found) in enumerate(zip(self._paths, listening.map(look, self._paths), strict=True)):
+        tables, looked = [], list(listening.map(look, self._paths))
+        kinds: Counter[tuple[str, int]] = Counter()
+        for found in looked:
+            if not isinstance(found, Rejected) and found[2]:
+                kinds[found[1:]] += 1
+        self.level, self.side = kinds.most_common(1)[0][0] if kinds else ("", 0)
+        for number, (path, found) in enumerate(zip(self._paths, looked, strict=True)):
             if isinstance(found, Rejected):
                 rejected.append(found)
                 continue
             table, level, side = found
-            if (self.level or level, self.side or side or self.side) != (level, side or self.side):
-                what = f"{level} of {side} pixels, others before it {self.level} of {self.side}"
+            if (level, side or self.side) != (self.level, self.side):
+                what = f"{level} of {side} pixels, most others {self.level} of {self.side}"
                 rejected.append(Rejected(path.name, "another-kind", what))
                 continue
-            self.level, self.side = level, side or self.side
             tables.append(table.append_column("file", pa.array(np.full(len(table), number, np.int32))))
         if not tables or not self.side:
             first = f": {rejected[0]}" if rejected else ""

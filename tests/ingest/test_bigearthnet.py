@@ -422,3 +422,11 @@ def test_filters_on_the_flags_of_the_metadata(tmp_path: Path) -> None:
     (archive / "metadata.parquet").unlink()
     with pytest.raises(BandstreamError, match="--without needs the flags"):
         ingest(BigEarthNet(archive, without=["seasonal-snow"]), tmp_path / "x", Options())
+
+
+def test_what_parquet_says_of_damage_is_one_line(tmp_path: Path) -> None:
+    root = archives.make_v2(tmp_path / "a", 2)
+    data = (root / "metadata.parquet").read_bytes()
+    (root / "metadata.parquet").write_bytes(data[:4] + bytes(600) + data[604:])
+    with pytest.raises(BandstreamError, match=r"\Ametadata.parquet cannot be read as Parquet .*\Z"):  # . is no new line
+        ingest(BigEarthNet(root), tmp_path / "set", Options())

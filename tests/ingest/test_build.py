@@ -316,4 +316,5 @@ def test_random_damage() -> None:
     """A few of the damages that the long proof does in their thousand."""
     from tests.proofs.ingest_damage import main
 
-    assert main(damages=25, seed=7)["n"] == 25
+    share = {"bigearthnet v2 folder": 8, "bigearthnet v2 .tar": 5, "eurosat RGB .zip": 4, "images": 4, "geotiff": 4}
+    assert main(seed=7, share=share)["n"] == 25

@@ -581,3 +581,12 @@ def test_the_command(tmp_path: Path) -> None:
     result = runner.invoke(command, [*arguments[:4], "--masks", "L1=none"])
     assert result.exit_code == 2
     assert "none" in result.output
+
+
+@pytest.mark.parametrize("more", [bytes(5), bytes(30_000_000), b"\x07"])
+def test_a_damaged_list_of_classes(tmp_path: Path, more: bytes) -> None:
+    make_levels(tmp_path, 2)
+    path = tmp_path / "L1.txt"
+    path.write_bytes(path.read_bytes().rstrip() + more)
+    with pytest.raises(BandstreamError, match="no list of classes|no text"):
+        levels(tmp_path)

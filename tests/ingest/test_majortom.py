@@ -305,3 +305,13 @@ def test_command(archive: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(BandstreamError, match="holds no images"):
         convert(tmp_path / "empty", tmp_path / "none")
+
+
+def test_a_damaged_first_cell_does_not_decide_their_size(tmp_path: Path) -> None:
+    """B02 and B05 of it are swapped: a cell of 78 pixels, as it seems."""
+    rows = [row(CELLS[0], 0), row(CELLS[1], 0), row(CELLS[2], 0)]
+    rows[0]["B02"], rows[0]["B05"] = rows[0]["B05"], rows[0]["B02"]
+    write(tmp_path / "a" / "images" / "part_00001.parquet", rows)
+    write(tmp_path / "a" / "images" / "part_00002.parquet", [row(CELLS[3], 0, L2A) | {"B02": b""}])
+    assert convert(tmp_path / "a", tmp_path / "set").rejected == {"truncated": 1, "wrong-size": 1}
+    assert len(samples(tmp_path / "set")) == 2

@@ -1,6 +1,8 @@
 """SSL4EO-S12 version 1.1: zipped Zarr, a place a file inside tars, or many places a file."""
 
+import io
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 from rasterio.warp import transform
 
+from ingest import ssl4eo_zarr
 from ingest.build import Options, Told, ingest
 from ingest.sources import ssl4eo
 from ingest.ssl4eo_zarr import SSL4EOZarr, find
@@ -127,3 +130,28 @@ def test_command(archive: Path, tmp_path: Path) -> None:
     told = CliRunner().invoke(ssl4eo.command, [str(one), str(tmp_path / "one"), "--workers", "1"])
     assert told.exit_code == 0, told.output
     assert "1 samples (val 1), 12 bands" in told.output
+
+
+@pytest.mark.parametrize("name", ["x", "band", "file_id", "crs"])
+def test_absurd_shapes_take_no_memory(tmp_path: Path, name: str) -> None:
+    with zipfile.ZipFile(io.BytesIO(place(2))) as whole:
+        members = {member: whole.read(member) for member in whole.namelist()}
+    told = json.loads(members[f"{name}/.zarray"])
+    told["shape"] = told["chunks"] = [1 << 31, *told["shape"][1:]]
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as archive:
+        for member, content in (members | {f"{name}/.zarray": json.dumps(told).encode()}).items():
+            archive.writestr(member, content)
+    files = {f"{name_of(1)}.zarr.zip": place(1), f"{name_of(2)}.zarr.zip": data.getvalue()}
+    write_shard(tmp_path / "S2L2A" / "ssl4eos12_shard_000001.tar", files)
+    assert convert(tmp_path / "S2L2A", tmp_path / "set").rejected == {"unreadable": 1}
+    assert f"{name} of shape (2147483648" in (tmp_path / "set" / "rejected.jsonl").read_text()
+
+
+def test_a_zip_that_unpacks_to_more_than_a_place(tmp_path: Path) -> None:
+    data = io.BytesIO(place(2))
+    with zipfile.ZipFile(data, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("bands/more", bytes(ssl4eo_zarr.LARGEST))
+    files = {f"{name_of(1)}.zarr.zip": place(1), f"{name_of(2)}.zarr.zip": data.getvalue()}
+    write_shard(tmp_path / "S2L2A" / "ssl4eos12_shard_000001.tar", files)
+    assert convert(tmp_path / "S2L2A", tmp_path / "set").rejected == {"unreadable": 1}

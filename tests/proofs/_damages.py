@@ -70,7 +70,7 @@ def absurd(data: bytes, draw: random.Random) -> bytes:
     change = next((change for magic, change in kinds if data.startswith(magic)), flip_header)
     try:
         return change(data, draw)
-    except (ValueError, struct.error, IndexError, RecursionError, zipfile.BadZipFile):  # damaged by an earlier one
+    except Exception:  # it is not what its first bytes say
         return flip(data, draw)
 
 
@@ -153,8 +153,8 @@ def _zip(data: bytes, draw: random.Random) -> bytes:
         return out.getvalue()
     if draw.random() < 0.3:  # the end record: entries, size and place of the directory
         at, form = draw.choice([(10, "<H"), (12, "<I"), (16, "<I")])
-        return _put(data, data.rindex(b"PK\5\6") + at, draw.choice(ABSURD), form)
-    entries = [found.start() for found in re.finditer(rb"PK\1\2", data)]
+        return _put(data, data.rindex(b"PK\x05\x06") + at, draw.choice(ABSURD), form)
+    entries = [found.start() for found in re.finditer(rb"PK\x01\x02", data)]
     at, form = draw.choice([(8, "<H"), (10, "<H"), (16, "<I"), (20, "<I"), (24, "<I"), (28, "<H"), (42, "<I")])
     return _put(data, draw.choice(entries) + at, draw.choice((*ABSURD, 1, 8, 99)), form)
 
@@ -194,7 +194,7 @@ def tarred(folder: Path, kind: str, draw: random.Random, only: str = "") -> byte
     buffer = io.BytesIO()
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     with tarfile.open(fileobj=buffer, mode="w", format=draw.choice([tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])) as tar:
-        before = draw.randrange(len(files) + 1) if kind else -1
+        before = draw.choice((0, len(files))) if kind else -1  # not inside a sample of WebDataset, which it would end
         for number, path in enumerate(files):
             if number == before:
                 _odd(tar, kind, files[0].relative_to(folder).as_posix(), draw)
@@ -262,7 +262,7 @@ def zipped(folder: Path, kind: str, draw: random.Random) -> bytes:
             archive.writestr(odd, content)
     data = buffer.getvalue()
     if kind == "encrypted":
-        entry = draw.choice([found.start() for found in re.finditer(rb"PK\1\2", data)])
+        entry = draw.choice([found.start() for found in re.finditer(rb"PK\x01\x02", data)])
         return _put(data, entry + 8, 1, "<H")
     return _zip(data, draw) if kind == "directory" else data
 
