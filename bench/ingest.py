@@ -18,7 +18,7 @@ import click
 REPOSITORY = Path(__file__).parents[1]
 PACKAGES = ("bandstream", "numpy", "rasterio", "webdataset", "litdata", "lmdb", "safetensors", "zarr", "zstandard")
 IMPORTS = {
-    "bandstream": "cli, ingest.commands, ingest.build, ingest.sources.bigearthnet, pyarrow.parquet",
+    "bandstream": "cli, ingest.commands, ingest.building.build, ingest.sources.bigearthnet, pyarrow.parquet",
     "webdataset": "bench.plain_ingest, rasterio, webdataset",
     "litdata": "bench.plain_ingest, rasterio, litdata",
     "lmdb": "bench.plain_ingest, rasterio, lmdb, safetensors.numpy",
@@ -187,8 +187,8 @@ def _profile(archive: Path, target: Path, count: int) -> dict[str, Any]:
     import numpy as np
 
     from bench.measure import process
-    from ingest.plan import Shard
-    from ingest.shard import SLOTS, Task, _Writer, tally_of
+    from ingest.building.plan import Shard
+    from ingest.building.shard import SLOTS, Task, _Writer, tally_of
     from ingest.source import Entry, Listening
     from ingest.sources.bigearthnet import ARRAYS, BigEarthNet
     from shards import atomic
@@ -232,7 +232,7 @@ def _profile(archive: Path, target: Path, count: int) -> dict[str, Any]:
             os.close(descriptor)
 
     def take_all() -> None:
-        from ingest.geotiff import Reader
+        from ingest.reading.geotiff import Reader
 
         reader = Reader()
         planes = [plane for member in ARRAYS for plane in views[member]]

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from ingest import clc
+from ingest.archives import clc
 
 GROUPS = {
     "10m": ("B02", "B03", "B04", "B08"),

@@ -123,7 +123,7 @@ def cnn(shard_set: ShardSet, labels: dict[str, np.ndarray], seed: int, epochs: i
 
 def one(seed: int, patches: int, epochs: int) -> dict[str, Any]:
     """Make, ingest and score the archive of one seed."""
-    from ingest.build import Options, ingest
+    from ingest.building.build import Options, ingest
     from ingest.sources.bigearthnet import BigEarthNet
     from ingest.synthetic.archive import make_archive
 

@@ -111,10 +111,10 @@ def _run(
     """Ingest with a progress bar on a terminal, and say what came of it."""
     import time
 
-    from ingest.build import Options, Told
-    from ingest.plan import read_split_file
+    from ingest.building.build import Options, Told
+    from ingest.building.plan import read_split_file
     from ingest.progress import bars
-    from ingest.upload import ingest as build
+    from ingest.sending.upload import ingest as build
 
     splits = read_split_file(split_file) if split_file else None
     cores = workers or len(os.sched_getaffinity(0))

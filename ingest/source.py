@@ -3,7 +3,7 @@
 A new dataset is one file in `ingest/sources/`: a class that satisfies `Source`, and the command that makes one
 (`ingest.commands`). It says what a sample is made of (`Schema`), lists what there is (`listing`, in the main process)
 and fills one sample (`read`, in the workers); splits, shards, checksums, statistics, restarts and the manifest are
-`ingest.build`'s.
+`ingest.building.build`'s.
 """
 
 import json

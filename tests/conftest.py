@@ -19,7 +19,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def shard_set(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shard set of `archive`, with labels and masks, in shards of 16 samples."""
-    from ingest.build import Options, ingest
+    from ingest.building.build import Options, ingest
     from ingest.sources.bigearthnet import BigEarthNet
 
     folder = tmp_path_factory.mktemp("shards") / "set"

@@ -9,7 +9,7 @@ import json
 import re
 from typing import Any
 
-from ingest.product import OFFSET, baseline_of, date_of, iso_date, tile_of
+from ingest.reading.product import OFFSET, baseline_of, date_of, iso_date, tile_of
 from ingest.scenes import safe
 from ingest.scenes.files import ProductFiles, Sum
 from ingest.scenes.model import LEVELS, PRODUCT, Clouds, Raster, Scene, decide_offset, has_offset, key_of

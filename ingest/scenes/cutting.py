@@ -21,7 +21,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from ingest.geotiff import RasterError
+from ingest.reading.geotiff import RasterError
 from ingest.scenes.model import Grid, Scene
 from ingest.scenes.raster import cloudy, read_rows
 from ingest.source import Array, Rejected, Unfinished

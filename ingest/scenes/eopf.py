@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ingest.product import baseline_of, date_of, iso_date, tile_of
+from ingest.reading.product import baseline_of, date_of, iso_date, tile_of
 from ingest.scenes.files import ProductFiles
 from ingest.scenes.model import LARGEST, LEVELS, PRODUCT, Clouds, Raster, Scene, decide_offset, key_of
 from ingest.scenes.raster import MAX_BLOCK, open_zarr, plain

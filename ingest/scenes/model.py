@@ -8,7 +8,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 
-from ingest.product import FIRST_WITH_OFFSET, REPROCESSED
+from ingest.reading.product import FIRST_WITH_OFFSET, REPROCESSED
 from ingest.source import Rejected
 from shards.bands import SENTINEL2
 

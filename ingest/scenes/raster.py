@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from ingest.deflate import check_raster
-from ingest.geotiff import RasterError
+from ingest.reading.deflate import check_raster
+from ingest.reading.geotiff import RasterError
 from ingest.scenes.model import Clouds, Grid, Raster
 
 DRIVERS = {".jp2": "JP2OpenJPEG", ".tif": "GTiff", ".tiff": "GTiff"}

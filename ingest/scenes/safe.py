@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
-from ingest.geotiff import RasterError
-from ingest.product import baseline_of, date_of, iso_date, tile_of
+from ingest.reading.geotiff import RasterError
+from ingest.reading.product import baseline_of, date_of, iso_date, tile_of
 from ingest.scenes.files import ProductFiles, Sum
 from ingest.scenes.model import LEVELS, PRODUCT, Clouds, Polygon, Raster, Scene, decide_offset, key_of
 from ingest.scenes.raster import look

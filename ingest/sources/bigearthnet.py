@@ -18,18 +18,18 @@ from typing import Any
 import click
 import numpy as np
 
-from ingest import clc
+from ingest.archives import clc
+from ingest.archives.metadata import FLAGS, LABEL, UNKNOWN, Known, covered, listed, metadata_in, read_json, read_rows
+from ingest.archives.tiles import MAP, MAPS, Patches, key_of, map_folders, maps_base, only_maps
 from ingest.commands import source_command
-from ingest.files import Files, Folder, open_files
-from ingest.folders import joined
-from ingest.geotiff import RasterError, Reader, read_rasterio
-from ingest.metadata import FLAGS, LABEL, UNKNOWN, Known, covered, listed, metadata_in, read_json, read_rows
-from ingest.native import LEVELS, native_arrays
-from ingest.place import placed
-from ingest.product import baseline_of, date_of, offset_of, remove_offset, tile_of
+from ingest.reading.files import Files, Folder, open_files
+from ingest.reading.folders import joined
+from ingest.reading.geotiff import RasterError, Reader, read_rasterio
+from ingest.reading.native import LEVELS, native_arrays
+from ingest.reading.place import placed
+from ingest.reading.product import baseline_of, date_of, offset_of, remove_offset, tile_of
+from ingest.reading.tiff import Header
 from ingest.source import Entry, Facts, Listening, Rejected, Schema
-from ingest.tiff import Header
-from ingest.tiles import MAP, MAPS, Patches, key_of, map_folders, maps_base, only_maps
 from shards.bands import SENTINEL2
 from shards.errors import BandstreamError
 from shards.layout import KEY

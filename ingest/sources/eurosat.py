@@ -20,12 +20,12 @@ import click
 import numpy as np
 
 from ingest.commands import source_command
-from ingest.files import Files, open_files
-from ingest.folders import joined
-from ingest.geotiff import RasterError
-from ingest.keys import printed
-from ingest.picture import read_picture
-from ingest.raster import Raster, inspect, read_bands
+from ingest.reading.files import Files, open_files
+from ingest.reading.folders import joined
+from ingest.reading.geotiff import RasterError
+from ingest.reading.keys import printed
+from ingest.reading.picture import read_picture
+from ingest.reading.raster import Raster, inspect, read_bands
 from ingest.source import Array, Entry, Facts, Listening, Rejected, Schema
 from shards.bands import PICTURE, SENTINEL2
 from shards.errors import BandstreamError

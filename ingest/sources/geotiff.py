@@ -19,19 +19,19 @@ from typing import Any
 import click
 import numpy as np
 
-from ingest.bandlist import channel_order, parse_bands
-from ingest.classes import Classes, read_classes
+from ingest.archives.usual import usual_of
 from ingest.commands import source_command
-from ingest.files import Files, open_files
-from ingest.folders import SPLITS, joined, stem, top_of, without_suffix
-from ingest.geotiff import RasterError
-from ingest.keys import clean, printed, unique
-from ingest.masks import UNNAMED, Masks, is_tiff, member_of
-from ingest.nodata import Nodata
-from ingest.product import baseline_of, date_of, offset_of
-from ingest.raster import Raster, inspect, read_bands
+from ingest.reading.bandlist import channel_order, parse_bands
+from ingest.reading.classes import Classes, read_classes
+from ingest.reading.files import Files, open_files
+from ingest.reading.folders import SPLITS, joined, stem, top_of, without_suffix
+from ingest.reading.geotiff import RasterError
+from ingest.reading.keys import clean, printed, unique
+from ingest.reading.masks import UNNAMED, Masks, is_tiff, member_of
+from ingest.reading.nodata import Nodata
+from ingest.reading.product import baseline_of, date_of, offset_of
+from ingest.reading.raster import Raster, inspect, read_bands
 from ingest.source import Array, Entry, Facts, Listening, Rejected, Schema
-from ingest.usual import usual_of
 from shards.errors import BandstreamError
 from shards.manifest import MaskSpec, Reflectance
 

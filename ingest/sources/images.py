@@ -6,7 +6,7 @@ Where train has classes, they are the set's, and a picture of another split in a
 rejected, as is one without a class where others have one.
 
 Files whose name begins with a dot or does not end as a picture's does are passed over. How pictures are decoded and
-which are rejected: `ingest.picture`.
+which are rejected: `ingest.reading.picture`.
 """
 
 import json
@@ -18,11 +18,11 @@ import click
 import numpy as np
 
 from ingest.commands import source_command
-from ingest.files import Files, open_files
-from ingest.folders import WORDS
-from ingest.geotiff import RasterError
-from ingest.keys import clean, printed, unique
-from ingest.picture import MOST_BYTES, SUFFIXES, read_picture
+from ingest.reading.files import Files, open_files
+from ingest.reading.folders import WORDS
+from ingest.reading.geotiff import RasterError
+from ingest.reading.keys import clean, printed, unique
+from ingest.reading.picture import MOST_BYTES, SUFFIXES, read_picture
 from ingest.source import Array, Entry, Facts, Listening, Rejected, Schema
 from shards.bands import PICTURE
 from shards.errors import BandstreamError

@@ -29,12 +29,9 @@ from typing import Any
 import click
 import numpy as np
 
-from ingest.cells import Grid
-from ingest.commands import source_command
-from ingest.dates import in_order, json_of, member, schema_of, taken
-from ingest.geotiff import Reader
-from ingest.native import LEVELS, native_arrays
-from ingest.parquet import (
+from ingest.archives.cells import Grid
+from ingest.archives.dates import in_order, json_of, member, schema_of, taken
+from ingest.archives.parquet import (
     METADATA,
     box_of,
     cut_rows,
@@ -47,10 +44,13 @@ from ingest.parquet import (
     short,
     with_clouds,
 )
-from ingest.place import placed
-from ingest.product import baseline_of, date_of, offset_of, remove_offset, tile_of
+from ingest.commands import source_command
+from ingest.reading.geotiff import Reader
+from ingest.reading.native import LEVELS, native_arrays
+from ingest.reading.place import placed
+from ingest.reading.product import baseline_of, date_of, offset_of, remove_offset, tile_of
+from ingest.reading.tiff import Header
 from ingest.source import Entry, Facts, Listening, Rejected, Schema
-from ingest.tiff import Header
 from shards.errors import BandstreamError
 
 Place = tuple[int, int]

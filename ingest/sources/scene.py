@@ -23,11 +23,11 @@ import click
 import numpy as np
 
 from ingest.commands import source_command
+from ingest.reading.utm import lon_lat
 from ingest.scenes.cutting import Block, Cut, Found, Records, blocks_of, cut_block
 from ingest.scenes.find import inspect, products
 from ingest.scenes.model import COARSEST, LEVELS, Grid, Scene, check_mask, grid_of
 from ingest.source import Array, Entry, Facts, Listening, Rejected, Schema
-from ingest.utm import lon_lat
 from shards.bands import SENTINEL2, esa_order
 from shards.errors import BandstreamError
 from shards.manifest import Reflectance

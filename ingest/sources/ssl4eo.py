@@ -15,7 +15,7 @@ Radiometry: Earth Engine's names tell no processing baseline. Where a date's `me
 properties) names the product, that tells it. Without it, products sensed before baseline 04.00 began (25 January 2022,
 as all of the published dataset) carry no offset, and of later ones it cannot be known: they are rejected.
 
-Version 1.1 is another format of files: `ingest.ssl4eo_zarr`.
+Version 1.1 is another format of files: `ingest.archives.ssl4eo_zarr`.
 """
 
 import re
@@ -26,18 +26,18 @@ from typing import Any
 import click
 import numpy as np
 
+from ingest.archives.dates import in_order, json_of, member, schema_of, taken
+from ingest.archives.seasons import LARGEST, NAME, Place, cropped, place_of, product_of
+from ingest.archives.ssl4eo_zarr import SSL4EOZarr, find
 from ingest.commands import source_command
-from ingest.dates import in_order, json_of, member, schema_of, taken
-from ingest.files import Files, Folder, open_files
-from ingest.folders import joined
-from ingest.geotiff import RasterError, Reader, read_rasterio
-from ingest.native import LEVELS, native_arrays
-from ingest.place import placed
-from ingest.product import baseline_of, date_of, offset_of, remove_offset, tile_of
-from ingest.seasons import LARGEST, NAME, Place, cropped, place_of, product_of
+from ingest.reading.files import Files, Folder, open_files
+from ingest.reading.folders import joined
+from ingest.reading.geotiff import RasterError, Reader, read_rasterio
+from ingest.reading.native import LEVELS, native_arrays
+from ingest.reading.place import placed
+from ingest.reading.product import baseline_of, date_of, offset_of, remove_offset, tile_of
+from ingest.reading.tiff import Header
 from ingest.source import Array, Entry, Facts, Listening, Rejected, Schema
-from ingest.ssl4eo_zarr import SSL4EOZarr, find
-from ingest.tiff import Header
 from shards.errors import BandstreamError
 from shards.layout import KEY
 

@@ -19,15 +19,15 @@ from typing import Any
 import click
 import numpy as np
 
-from ingest import members
+from ingest.archives import members
+from ingest.archives.foreign import LONGEST, NAME, ArrayOption, Classified, Options, Pick, is_picture, parse_options
+from ingest.archives.groups import Group, expanded, groups_of, shards_of, splits_of
+from ingest.archives.stored import Stored, Tars, look, reading
 from ingest.commands import source_command
-from ingest.foreign import LONGEST, NAME, ArrayOption, Classified, Options, Pick, is_picture, parse_options
-from ingest.groups import Group, expanded, groups_of, shards_of, splits_of
-from ingest.keys import unique
-from ingest.picture import MOST_BYTES
-from ingest.product import iso_date
+from ingest.reading.keys import unique
+from ingest.reading.picture import MOST_BYTES
+from ingest.reading.product import iso_date
 from ingest.source import Entry, Facts, Listening, Rejected, Schema
-from ingest.stored import Stored, Tars, look, reading
 from shards.bands import PICTURE, SENTINEL2, esa_order
 from shards.errors import BandstreamError
 from shards.manifest import LabelSpec, MaskSpec, Reflectance

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ingest.clc import CLASSES, CLC_TO_CLASS
+from ingest.archives.clc import CLASSES, CLC_TO_CLASS
 from ingest.progress import bars
 from ingest.synthetic import appearance, landscape, patterns, sensor
 from ingest.synthetic.geography import CAPACITY, Place, place

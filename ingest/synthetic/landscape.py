@@ -6,7 +6,7 @@ joined to the largest one, so that a label always has something to be seen by.
 
 import numpy as np
 
-from ingest.clc import CLC_TO_CLASS
+from ingest.archives.clc import CLC_TO_CLASS
 from ingest.synthetic import appearance, patterns, spectra
 from ingest.synthetic.appearance import Scene
 from ingest.synthetic.geography import Place

@@ -12,12 +12,12 @@ from click.testing import CliRunner, Result
 from rasterio.warp import transform
 
 from cli import bandstream
-from ingest import leakage, likeness
-from ingest.audit import EXACT, NEAR, OVERLAP, Audit
-from ingest.build import Options, ingest
-from ingest.leakage import Footprints
+from ingest.building.build import Options, ingest
+from ingest.checking import leakage, likeness
+from ingest.checking.audit import EXACT, NEAR, OVERLAP, Audit
+from ingest.checking.leakage import Footprints
+from ingest.reading.utm import lon_lat
 from ingest.sources.bigearthnet import BigEarthNet
-from ingest.utm import lon_lat
 from shards.shardset import ShardSet
 from tests.ingest.archives import V2_TILE, make_v2, patch_name, write_patch
 from tests.pipeline.making import make_set

@@ -17,8 +17,8 @@ import pytest
 import zstandard
 from rasterio.warp import transform
 
-from ingest import clc
-from ingest.build import Options, Told, ingest
+from ingest.archives import clc
+from ingest.building.build import Options, Told, ingest
 from ingest.source import Listening
 from ingest.sources import bigearthnet
 from ingest.sources.bigearthnet import BigEarthNet
@@ -28,7 +28,7 @@ from shards.shardset import ShardSet
 from shards.verify import verify
 from tests.ingest import archives
 from tests.ingest.archives import V2_TILE, make_v1, make_v2, patch_name, v1_name
-from tests.ingest.tiff import tiff
+from tests.ingest.reading.tiff import tiff
 
 CHECKER = Path(__file__).parents[3] / "shared" / "checks" / "check_shards.py"
 
@@ -145,7 +145,7 @@ def test_inner_folder_and_files_elsewhere(v2: Path, tmp_path: Path) -> None:
 
 
 def test_split_file(v2: Path, tmp_path: Path) -> None:
-    from ingest.plan import read_split_file
+    from ingest.building.plan import read_split_file
 
     lines = ["patch,split", *(f"{patch_name(n)},{('train', 'validation', 'test')[n % 3]}" for n in range(11))]
     (tmp_path / "split.csv").write_text("\n".join(lines))

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ingest import statistics
-from ingest.build import Options, Outcome, ingest
-from ingest.plan import Plan, Shard
+from ingest.building import statistics
+from ingest.building.build import Options, Outcome, ingest
+from ingest.building.plan import Plan, Shard
 from ingest.source import Entry
 from ingest.sources.bigearthnet import BigEarthNet
 from shards.errors import BandstreamError

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ingest.cells import HEAD, Grid
-from ingest.dates import arrays_of, in_order, member, taken
+from ingest.archives.cells import HEAD, Grid
+from ingest.archives.dates import arrays_of, in_order, member, taken
 from ingest.source import Array
 from shards.errors import BandstreamError
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ingest import clc
+from ingest.archives import clc
 
 # `label_conversion` of BigEarthNet-S2 19-class models (TU Berlin), and `label_converter` of torchgeo
 PUBLISHED = [

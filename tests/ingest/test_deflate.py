@@ -9,10 +9,10 @@ import pytest
 import rasterio
 from PIL import Image
 
-from ingest.geotiff import RasterError, read_rasterio
-from ingest.members import read_array, read_classes
-from ingest.picture import read_picture
-from ingest.raster import read_bands
+from ingest.archives.members import read_array, read_classes
+from ingest.reading.geotiff import RasterError, read_rasterio
+from ingest.reading.picture import read_picture
+from ingest.reading.raster import read_bands
 from ingest.scenes.model import Raster
 from ingest.scenes.raster import read_rows
 from tests.ingest import pictures, rasters

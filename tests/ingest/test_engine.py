@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from ingest.build import Options, ingest
-from ingest.engine import Here, Processes, make_all
-from ingest.plan import Plan
-from ingest.shard import CLAIM, RECORDS, Task, read_record
+from ingest.building.build import Options, ingest
+from ingest.building.engine import Here, Processes, make_all
+from ingest.building.plan import Plan
+from ingest.building.shard import CLAIM, RECORDS, Task, read_record
+from ingest.building.workplace import claim
 from ingest.source import Facts, Listening, Rejected
 from ingest.sources.bigearthnet import BigEarthNet
-from ingest.workplace import claim
 from shards.errors import BandstreamError
 from tests.ingest import cluster
 from tests.ingest.archives import contents, make_v2
@@ -168,7 +168,7 @@ def test_two_makers_of_one_shard(archive: Path, expected: dict[str, bytes], tmp_
 
 def test_dask_leaves_the_same_bytes(archive: Path, expected: Any, tmp_path: Path, dask: cluster.Running) -> None:
     said: list[str] = []
-    from ingest.build import Told
+    from ingest.building.build import Told
 
     options = Options(shard_samples=4, scheduler=dask.address)
     ingest(BigEarthNet(archive), tmp_path / "set", options, Told(say=said.append))
@@ -184,7 +184,7 @@ def test_dask_by_the_command(archive: Path, expected: Any, tmp_path: Path, dask:
 
 
 def test_dask_maps(dask: cluster.Running) -> None:
-    from ingest.cluster import Cluster
+    from ingest.building.cluster import Cluster
 
     with Cluster(dask.address, lambda text: None) as engine:
         assert list(engine.map(double, range(9))) == list(range(0, 18, 2))
@@ -223,7 +223,7 @@ def test_the_job_for_slurm(archive: Path, expected: Any, tmp_path: Path) -> None
 
 
 def test_dask_that_is_not_there(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ingest.cluster.PATIENCE_S", 2)
+    monkeypatch.setattr("ingest.building.cluster.PATIENCE_S", 2)
     for address in ("tcp://127.0.0.1:9", "nonsense://x", str(tmp_path / "none.json")):
         with pytest.raises(BandstreamError, match="no Dask scheduler answers at"):
             ingest(BigEarthNet(archive), tmp_path / "set", Options(scheduler=address))

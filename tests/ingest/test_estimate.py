@@ -12,12 +12,12 @@ from click.testing import CliRunner, Result
 
 from bench.ingest import pack
 from cli import bandstream
-from ingest import rates, trial
-from ingest.build import Options, ingest
-from ingest.estimate import Estimate, Measured
-from ingest.outlook import report
-from ingest.plan import MEMORY_DRAWN, Plan
-from ingest.recognise import recognised
+from ingest.building.build import Options, ingest
+from ingest.building.plan import MEMORY_DRAWN, Plan
+from ingest.planning import rates, trial
+from ingest.planning.estimate import Estimate, Measured
+from ingest.planning.outlook import report
+from ingest.planning.recognise import recognised
 from ingest.source import Entry
 from ingest.sources.bigearthnet import BigEarthNet
 from shards.errors import BandstreamError

@@ -13,7 +13,7 @@ import pytest
 import rasterio
 from PIL import Image
 
-from ingest.build import Options, Told, ingest
+from ingest.building.build import Options, Told, ingest
 from ingest.sources.eurosat import BANDS, BLOCK_KM, CLASSES, STORED, EuroSAT, block_of
 from shards.errors import BandstreamError
 from shards.manifest import Manifest

@@ -15,9 +15,9 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ingest import tar
-from ingest.files import Files, Folder, open_files
-from ingest.index import Tar
+from ingest.reading import tar
+from ingest.reading.files import Files, Folder, open_files
+from ingest.reading.index import Tar
 from ingest.source import Listening
 from shards.errors import BandstreamError
 

@@ -10,9 +10,9 @@ import rasterio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ingest.geotiff import MAX_BLOCK, RasterError, Reader, read_rasterio
-from ingest.tiff import Header, parse
-from tests.ingest.tiff import tiff
+from ingest.reading.geotiff import MAX_BLOCK, RasterError, Reader, read_rasterio
+from ingest.reading.tiff import Header, parse
+from tests.ingest.reading.tiff import tiff
 
 SETTINGS = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 pytestmark = [

@@ -13,11 +13,11 @@ import rasterio
 from rasterio.transform import Affine
 from rasterio.windows import Window
 
-from ingest.bandlist import channel_order, parse_bands
-from ingest.build import Options, Told, ingest
-from ingest.classes import Classes, read_classes
-from ingest.geotiff import RasterError
-from ingest.raster import inspect, read_bands
+from ingest.building.build import Options, Told, ingest
+from ingest.reading.bandlist import channel_order, parse_bands
+from ingest.reading.classes import Classes, read_classes
+from ingest.reading.geotiff import RasterError
+from ingest.reading.raster import inspect, read_bands
 from ingest.sources.geotiff import GeoTiff, command
 from shards.errors import BandstreamError
 from shards.manifest import Manifest

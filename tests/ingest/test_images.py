@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 from rasterio.io import MemoryFile
 
-from ingest.build import Options, ingest
-from ingest.geotiff import RasterError
-from ingest.keys import clean, unique
-from ingest.picture import read_indices, read_picture
+from ingest.building.build import Options, ingest
+from ingest.reading.geotiff import RasterError
+from ingest.reading.keys import clean, unique
+from ingest.reading.picture import read_indices, read_picture
 from ingest.source import Entry, Rejected
 from ingest.sources.images import Images
 from shards.bands import PICTURE

@@ -13,9 +13,9 @@ import pytest
 from click.testing import CliRunner
 from rasterio.warp import transform
 
-from ingest import parquet
-from ingest.build import Options, Told, ingest
-from ingest.plan import _draw
+from ingest.archives import parquet
+from ingest.building.build import Options, Told, ingest
+from ingest.building.plan import _draw
 from ingest.sources import majortom
 from ingest.sources.majortom import MajorTOM
 from shards.errors import BandstreamError
@@ -37,7 +37,7 @@ from tests.ingest.grid_cells import (
     write,
     write_metadata,
 )
-from tests.ingest.tiff import tiff
+from tests.ingest.reading.tiff import tiff
 
 CHECKER = Path(__file__).parents[3] / "shared" / "checks" / "check_shards.py"
 
@@ -281,7 +281,7 @@ def test_rerun_uses_what_was_cut(archive: Path, tmp_path: Path, monkeypatch: pyt
     """A run that dies after the cells were cut goes on with them, and ends with the same bytes."""
     convert(archive, tmp_path / "expected", patch=72)
     with monkeypatch.context() as patched:
-        patched.setattr("ingest.build.make_all", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patched.setattr("ingest.building.build.make_all", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             convert(archive, tmp_path / "set", patch=72)
     cut = sorted((tmp_path / "set" / ".partial" / "scratch").glob("cells-*"))

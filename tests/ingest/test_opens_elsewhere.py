@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ingest.build import Options, ingest
+from ingest.building.build import Options, ingest
 from ingest.sources.images import Images
 from shards.shardset import Sample, ShardSet
 

@@ -10,8 +10,8 @@ from click.testing import CliRunner
 from PIL import Image
 
 from cli import bandstream
-from ingest import map as map_
-from ingest import overview
+from ingest.checking import map as map_
+from ingest.checking import overview
 from shards.errors import BandstreamError
 from shards.shardset import Sample, ShardSet
 from tests.pipeline.making import make_set

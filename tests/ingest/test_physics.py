@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import rasterio
 
-from ingest.build import Options, ingest
+from ingest.building.build import Options, ingest
 from ingest.source import Array, Entry, Facts, Listening, Schema
 from shards.bands import SENTINEL2
 from shards.errors import BandstreamError

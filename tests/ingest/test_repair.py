@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cli import bandstream
-from ingest.build import Options, ingest
+from ingest.building.build import Options, ingest
 from ingest.sources.bigearthnet import BigEarthNet
 from shards.verify import verify
 from tests.ingest.archives import V2_TILE, contents, make_v2, patch_name

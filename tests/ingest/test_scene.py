@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ingest.build import Options, Told, ingest
+from ingest.building.build import Options, Told, ingest
 from ingest.scenes import cutting
 from ingest.scenes.files import ProductFiles
 from ingest.scenes.find import inspect

@@ -11,10 +11,10 @@ import pytest
 from click.testing import CliRunner
 from rasterio.warp import transform
 
-from ingest import ssl4eo_zarr
-from ingest.build import Options, Told, ingest
+from ingest.archives import ssl4eo_zarr
+from ingest.archives.ssl4eo_zarr import SSL4EOZarr, find
+from ingest.building.build import Options, Told, ingest
 from ingest.sources import ssl4eo
-from ingest.ssl4eo_zarr import SSL4EOZarr, find
 from shards.errors import BandstreamError
 from shards.manifest import Manifest
 from shards.shardset import ShardSet

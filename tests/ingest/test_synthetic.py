@@ -10,7 +10,7 @@ import pytest
 import rasterio
 from click.testing import CliRunner
 
-from ingest import clc
+from ingest.archives import clc
 from ingest.synthetic import appearance, landscape, patterns, spectra
 from ingest.synthetic.archive import class_names, make_archive, make_patch
 from ingest.synthetic.command import synth

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from ingest import store, upload
-from ingest.build import Options, Outcome, Told
+from ingest.building.build import Options, Outcome, Told
+from ingest.sending import store, upload
 from ingest.sources.bigearthnet import BigEarthNet
 from shards.errors import BandstreamError
 from tests.ingest.archives import contents, make_v2

@@ -20,11 +20,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from rasterio.io import MemoryFile
 
-from ingest.build import Options, Told, ingest
+from ingest.archives.foreign import parse_options
+from ingest.archives.members import field_of, read_array, read_classes, read_json, read_label
+from ingest.building.build import Options, Told, ingest
 from ingest.commands import ingest as command
-from ingest.foreign import parse_options
-from ingest.geotiff import RasterError
-from ingest.members import field_of, read_array, read_classes, read_json, read_label
+from ingest.reading.geotiff import RasterError
 from ingest.sources.webdataset import WebDataset
 from shards.bands import SENTINEL2
 from shards.errors import BandstreamError
@@ -32,7 +32,7 @@ from shards.manifest import Manifest
 from shards.shardset import Sample, ShardSet
 from shards.verify import verify
 from tests.ingest import archives
-from tests.ingest.foreign import CLASSES, COARSE, FINE, TEXT, npy, picture, sample, tif, write
+from tests.ingest.archives.foreign import CLASSES, COARSE, FINE, TEXT, npy, picture, sample, tif, write
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ingest import spool
-from ingest.files import open_files
+from ingest.reading import spool
+from ingest.reading.files import open_files
 from ingest.source import Listening
 from shards.errors import BandstreamError
 from tests.ingest.test_files import CONTENT, everything, names

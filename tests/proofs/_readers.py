@@ -14,7 +14,7 @@ import zarr
 from PIL import Image, ImageOps, TiffImagePlugin
 from zarr.storage import ZipStore
 
-from ingest import clc
+from ingest.archives import clc
 from ingest.sources import eurosat as eurosat_source
 from shards.manifest import Manifest
 from shards.shardset import Sample

@@ -14,8 +14,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ingest import ssl4eo_zarr
-from ingest.foreign import parse_options
+from ingest.archives import ssl4eo_zarr
+from ingest.archives.foreign import parse_options
 from ingest.source import Source
 from ingest.sources import eurosat as eurosat_source
 from ingest.sources.bigearthnet import BigEarthNet

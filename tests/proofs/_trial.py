@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ingest.build import Options, ingest
+from ingest.building.build import Options, ingest
 from shards.errors import BandstreamError
 from shards.shardset import Sample, ShardSet
 from shards.verify import verify

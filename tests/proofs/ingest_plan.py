@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ingest.plan import Plan
+from ingest.building.plan import Plan
 from ingest.source import Entry, Listening
 
 REPOSITORY = Path(__file__).parents[2]

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from ingest.audit import EXACT, NEAR, Audit
+from ingest.checking.audit import EXACT, NEAR, Audit
 from ingest.synthetic.archive import make_patch
 from tests.pipeline.making import SENTINEL2_ARRAYS, make_set
 
@@ -144,7 +144,8 @@ def pictures() -> list[np.ndarray] | None:
 SCALE = """
 import json, resource, sys, time
 import numpy as np
-from ingest import leakage, likeness
+from ingest.checking import leakage
+from ingest.checking import likeness
 n = int(sys.argv[1])
 rng = np.random.default_rng(0)
 # as skewed as pictures are: a thousand prototypes, of whose bits a third is turned

@@ -15,7 +15,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from ingest.build import Options, ingest
+from ingest.building.build import Options, ingest
 from ingest.sources.bigearthnet import BigEarthNet
 from shards.errors import BandstreamError
 from shards.manifest import FILE, Manifest, changed

@@ -1,0 +1,1 @@
+"""From a listing to a shard set: plan, shards, engines, commit."""

@@ -1,0 +1,1 @@
+"""What an ingest will take, measured before it begins."""

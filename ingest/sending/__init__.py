@@ -1,0 +1,1 @@
+"""Shard sets to object stores."""
