@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ingest.archives import clc
-from tests.ingest.reading.tiff import tiff
+from tests.ingest.tiff import tiff
 
 SIZES = {"B02": 120, "B03": 120, "B04": 120, "B08": 120, "B01": 20, "B09": 20}
 SIZES |= dict.fromkeys(("B05", "B06", "B07", "B8A", "B11", "B12"), 60)

@@ -28,7 +28,7 @@ from shards.shardset import ShardSet
 from shards.verify import verify
 from tests.ingest import archives
 from tests.ingest.archives import V2_TILE, make_v1, make_v2, patch_name, v1_name
-from tests.ingest.reading.tiff import tiff
+from tests.ingest.tiff import tiff
 
 CHECKER = Path(__file__).parents[3] / "shared" / "checks" / "check_shards.py"
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ingest.reading.geotiff import MAX_BLOCK, RasterError, Reader, read_rasterio
 from ingest.reading.tiff import Header, parse
-from tests.ingest.reading.tiff import tiff
+from tests.ingest.tiff import tiff
 
 SETTINGS = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 pytestmark = [

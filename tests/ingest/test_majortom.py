@@ -37,7 +37,7 @@ from tests.ingest.grid_cells import (
     write,
     write_metadata,
 )
-from tests.ingest.reading.tiff import tiff
+from tests.ingest.tiff import tiff
 
 CHECKER = Path(__file__).parents[3] / "shared" / "checks" / "check_shards.py"
 

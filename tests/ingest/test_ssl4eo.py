@@ -25,8 +25,8 @@ from shards.manifest import Manifest
 from shards.shardset import ShardSet
 from shards.verify import verify
 from tests.ingest.archives import contents
-from tests.ingest.archives.seasons import HEIGHT, S2C, SEASONS, SIDES, WIDTH, date_name, write_band, write_place
-from tests.ingest.reading.tiff import tiff
+from tests.ingest.seasons import HEIGHT, S2C, SEASONS, SIDES, WIDTH, date_name, write_band, write_place
+from tests.ingest.tiff import tiff
 
 CHECKER = Path(__file__).parents[3] / "shared" / "checks" / "check_shards.py"
 

@@ -32,7 +32,7 @@ from shards.manifest import Manifest
 from shards.shardset import Sample, ShardSet
 from shards.verify import verify
 from tests.ingest import archives
-from tests.ingest.archives.foreign import CLASSES, COARSE, FINE, TEXT, npy, picture, sample, tif, write
+from tests.ingest.foreign import CLASSES, COARSE, FINE, TEXT, npy, picture, sample, tif, write
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 
