@@ -41,7 +41,8 @@ def report(m: Measured, estimates: Sequence[Estimate], target: Path, scratch: Pa
 def _column(m: Measured, e: Estimate) -> dict[str, tuple[str, str]]:
     """What a size takes: row → (how much, why)."""
     splits = "drawn by the seed" if m.drawn else "the archive's or the split file's"
-    rows = {"samples": (f"{e.samples:,}", "listed" if m.share == 1 else "judged by the beginning")}
+    how = "listed" if m.share == 1 else "judged by the beginning"
+    rows = {"samples": (f"{e.samples:,}", how if e.samples == round(m.whole * m.taken) else "as asked for")}
     rows |= {f"  {split}": (f"{count:,}", splits) for split, count in e.splits.items()}
     rows["shards"] = f"{e.shards:,}", ""
     rows["shard set"] = _bytes(e.set), f"{m.sample_bytes:,} B a sample, {m.index_bytes:.0f} B of index"

@@ -27,7 +27,8 @@ WARM_UP = 8
 """Samples that a worker makes before it is timed: imports, GDAL's start, the first page faults."""
 SECONDS = 4.0
 """So long each worker makes shards; at least one of train and one of another split."""
-PAGE = 4096
+PAGE, FOLIO = 4096, 1 << 22
+"""Bytes of a page, and at least so many as the kernel keeps together in its page cache."""
 PLACES, MOST, LONGEST_S = 2048, 1 << 28, 4.0
 """Places of an archive that are read from the disk, the most bytes of them (of a shard half of that), the
 most seconds."""
@@ -167,35 +168,22 @@ def disk(inputs: Sequence[Path], piece: int, readers: int, seed: int = 0) -> Dis
 
     `piece`: bytes that are read at once of files larger than WHOLE. Folders and inodes stay in memory.
     """
-    places = list(islice(_places(list(inputs), piece, random.Random(seed)), PLACES))
-    cached = looked = 0
-    cold: list[tuple[str, int, int]] = []
+    places: list[tuple[str, int, int]] = []
     total = 0
-    for path, at, size in places:
-        if total + size > MOST:
+    for place in islice(_places(list(inputs), piece, random.Random(seed)), PLACES):
+        total += place[2]
+        if total > MOST and places:
             break
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            continue
-        try:
-            looked += 1
-            cached += _is_cached(descriptor, at)
-            os.fdatasync(descriptor)  # pages that are yet to be written cannot be put out
-            os.posix_fadvise(descriptor, at, -(-size // PAGE) * PAGE, os.POSIX_FADV_DONTNEED)
-            if not _is_cached(descriptor, at):
-                cold.append((path, at, size))
-                total += size
-        except OSError:
-            continue
-        finally:
-            os.close(descriptor)
-    if not looked or len(cold) < looked / 2:
+        places.append(place)
+    # all are looked at before the first is put out, which may take its neighbours along
+    found = [is_there for place in places if (is_there := _is_cached(place)) is not None]
+    cold = [place for place in places if _put_out(place)]
+    if not found or len(cold) < len(found) / 2:
         return Disk(1.0, 0.0)
     begin = time.perf_counter()
     with ThreadPoolExecutor(readers) as pool:
         read = sum(pool.map(lambda place: _read(place, begin + LONGEST_S), cold))
-    return Disk(cached / looked, read / (time.perf_counter() - begin))
+    return Disk(sum(found) / len(found), read / (time.perf_counter() - begin))
 
 
 def _places(inputs: list[Path], piece: int, draw: random.Random) -> Iterator[tuple[str, int, int]]:
@@ -230,14 +218,41 @@ def _places(inputs: list[Path], piece: int, draw: random.Random) -> Iterator[tup
                 yield path, 0, size
 
 
-def _is_cached(descriptor: int, at: int) -> bool:
+def _is_cached(place: tuple[str, int, int]) -> bool | None:
+    """Whether the first byte of a place is in the page cache; None where it cannot be read."""
+    path, at, _ = place
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
     try:
         os.preadv(descriptor, [bytearray(1)], at, os.RWF_NOWAIT)
     except BlockingIOError:
         return False
     except OSError:  # a file system that cannot say
         return True
+    finally:
+        os.close(descriptor)
     return True
+
+
+def _put_out(place: tuple[str, int, int]) -> bool:
+    """Put a place out of the page cache; whether it is out."""
+    path, at, size = place
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        os.fdatasync(descriptor)  # pages that are yet to be written stay
+        # of a large folio that it is told only a part of, the kernel keeps the whole
+        start, end = at // FOLIO * FOLIO, -(-(at + size) // FOLIO) * FOLIO
+        os.posix_fadvise(descriptor, start, end - start, os.POSIX_FADV_DONTNEED)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return _is_cached(place) is False
 
 
 def _read(place: tuple[str, int, int], deadline: float) -> int:

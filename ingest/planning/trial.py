@@ -226,11 +226,14 @@ def unpack(path: Path, to: Path) -> Head:
     begin = time.perf_counter()
     with path.open("rb") as raw, to.open("w+b") as out:
         stream = unpacked(raw, path)
-        end, share = 0, 1.0
+        end, folder_end, folder, share = 0, 0, "", 1.0
         for header in tar.headers_of(tar.Stream(_copied(stream, out)), path):
             if end >= HEAD or (end and time.perf_counter() - begin > HEAD_S):
+                end = folder_end if folder_end > end / 2 else end  # better a patch less than half of one
                 share = raw.tell() / size * end / out.tell()  # more was unpacked than is kept
                 break
+            if header.name.rpartition("/")[0] != folder:
+                folder, folder_end = header.name.rpartition("/")[0], end
             end = header.at + header.size + -header.size % tar.BLOCK
         out.truncate(end)
         out.seek(end)
