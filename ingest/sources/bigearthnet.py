@@ -177,16 +177,25 @@ class BigEarthNet:
         self._files = [files for files in opened if not _only_maps(files)]
         self._tops = [_top(files) for files in self._files]
         sides = [files for files in opened if files not in self._files]
-        found = [self._tiles(number) for number in range(len(self._files))]
+        found, versions = [], set()
+        for number in range(len(self._files)):
+            found.append(self._tiles(number))
+            if any(self._holds_patch(number, path) for path in self._patches(number, *found[-1])):
+                versions.add(self.version)
 
         def patches() -> Iterator[tuple[int, str]]:
             """All patches; listed again each time, for their names take far more memory than a second look."""
             return ((number, path) for number, tiles in enumerate(found) for path in self._patches(number, *tiles))
 
-        if not any(self._holds_patch(number, path) for number, path in patches()):
+        if not versions:
+            if any(name.endswith("_B8A.tif") for files in self._files for name in files.names("")):
+                raise BandstreamError(f"{named} is a patch itself: name the folder that holds it")
             raise BandstreamError(
                 f"{named} holds no patches: expected BigEarthNet-S2/TILE/PATCH/ (version 2) or PATCH/ (version 1)"
             )
+        if len(versions) > 1:
+            raise BandstreamError(f"{named} are of both versions of BigEarthNet: ingest them apart")
+        self.version = versions.pop()
         known: dict[str, Known] = {}
         has_rows = self._rows(opened, known)
         if self.without and not has_rows:
@@ -242,12 +251,12 @@ class BigEarthNet:
                 yield name
 
     def _holds_patch(self, number: int, path: str) -> bool:
-        """Whether a folder has at least one file of the patch that it is named after."""
+        """Whether a folder has at least one band of the patch that it is named after."""
         try:
             names = self._files[number].names(_join(self._tops[number], path))
         except OSError:
             return False
-        return any(name.startswith(f"{_key(path)}_") for name in names)
+        return any(name.startswith(f"{_key(path)}_B") for name in names)
 
     def _rows(self, opened: Sequence[Files], known: dict[str, Known]) -> bool:
         """Put the rows of the metadata into `known`; False where there is none. A contradiction is an error."""
