@@ -123,13 +123,14 @@ def _run(
     from ingest.build import Options, Told
     from ingest.plan import read_split_file
     from ingest.progress import bars
+    from ingest.stopping import terminable
     from ingest.upload import ingest as build
 
     splits = read_split_file(split_file) if split_file else None
     cores = workers or len(os.sched_getaffinity(0))
     options = Options(name, seed, shard_samples, splits, recorded, cores, strict, scratch, scheduler)
     begin = time.perf_counter()
-    with bars(sys.stderr) as progress:
+    with terminable(), bars(sys.stderr) as progress:
         told = Told(
             lambda text: click.echo(f"warning: {text}", err=True), lambda text: click.echo(text, err=True), progress
         )
@@ -276,6 +277,7 @@ def verify(dst: Path, src: tuple[str, ...], repair: bool) -> None:
     """
     from ingest.progress import bars
     from ingest.repair import repair as mend
+    from ingest.stopping import terminable
     from shards.manifest import Manifest
     from shards.verify import examine
 
@@ -290,7 +292,7 @@ def verify(dst: Path, src: tuple[str, ...], repair: bool) -> None:
         click.echo(f"{dst}: {len(problems)} problems", err=True)
         sys.exit(1)
     if problems:
-        with bars(sys.stderr) as progress:
+        with terminable(), bars(sys.stderr) as progress:
             click.echo(mend(dst, src, problems, lambda text: click.echo(text, err=True), progress))
         return
     shards = [shard for split in manifest.splits.values() for shard in split.shards]
