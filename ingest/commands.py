@@ -115,12 +115,13 @@ def _run(
     from ingest.building.plan import read_split_file
     from ingest.progress import bars
     from ingest.sending.upload import ingest as build
+    from ingest.stopping import terminable
 
     splits = read_split_file(split_file) if split_file else None
     cores = workers or len(os.sched_getaffinity(0))
     options = Options(name, seed, shard_samples, splits, recorded, cores, strict, scratch, scheduler)
     begin = time.perf_counter()
-    with bars(sys.stderr) as progress:
+    with terminable(), bars(sys.stderr) as progress:
         told = Told(
             lambda text: click.echo(f"warning: {text}", err=True), lambda text: click.echo(text, err=True), progress
         )

@@ -102,9 +102,9 @@ class Patches:
                 yield name
 
     def holds(self, path: str) -> bool:
-        """Whether a folder has at least one file of the patch that it is named after."""
+        """Whether a folder has at least one band of the patch that it is named after."""
         try:
             names = self.files.names(joined(self.top, path))
         except OSError:
             return False
-        return any(name.startswith(f"{key_of(path)}_") for name in names)
+        return any(name.startswith(f"{key_of(path)}_B") for name in names)

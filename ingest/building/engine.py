@@ -9,10 +9,12 @@ import ctypes
 import multiprocessing
 import os
 import signal
+import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -253,11 +255,37 @@ class _Worker:
 
 def _submitted(pool: ProcessPoolExecutor, function: Callable[[Any], Any], item: Any) -> Future[Any]:
     try:
-        return pool.submit(function, item)
+        with _undisturbed():
+            return pool.submit(function, item)
     except BrokenProcessPool as error:  # killed since it was last asked
         future: Future[Any] = Future()
         future.set_exception(error)
         return future
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Inside, a worker may be started: Ctrl-C and SIGTERM wait until it has all that it needs, here and in the worker,
+    which is born deaf to them (`_die_with`), for both are often sent to all processes of a job. Else one that is cut
+    off from here prints a traceback, and one that dies leaves this process writing to it for ever."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, _: came.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+        if signal.getsignal(number) is not None  # one that C code put there could not be put back
+    }
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for sent in came:
+            signal.raise_signal(sent)
 
 
 _state: dict[str, Any] = {}
@@ -269,6 +297,7 @@ def _die_with(parent: int) -> None:
     if os.getppid() != parent:
         os._exit(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
 def _start(task: Task, count: Any, pid: Any, parent: int) -> None:

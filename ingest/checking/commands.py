@@ -30,6 +30,7 @@ def verify(dst: Path, src: tuple[str, ...], repair: bool) -> None:
     """
     from ingest.checking.repair import repair as mend
     from ingest.progress import bars
+    from ingest.stopping import terminable
     from shards.manifest import Manifest
     from shards.verify import examine
 
@@ -44,7 +45,7 @@ def verify(dst: Path, src: tuple[str, ...], repair: bool) -> None:
         click.echo(f"{dst}: {len(problems)} problems", err=True)
         sys.exit(1)
     if problems:
-        with bars(sys.stderr) as progress:
+        with terminable(), bars(sys.stderr) as progress:
             click.echo(mend(dst, src, problems, lambda text: click.echo(text, err=True), progress))
         return
     shards = [shard for split in manifest.splits.values() for shard in split.shards]

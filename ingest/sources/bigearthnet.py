@@ -154,16 +154,21 @@ class BigEarthNet:
         sides = [files for files in opened if files not in self._files]
         found = [Patches.of(files) for files in self._files]
         self._tops = [patches.top for patches in found]
-        self.version = found[-1].version if found else "2"
+        versions = {patches.version for patches in found if any(map(patches.holds, patches.paths()))}
 
         def paths() -> Iterator[tuple[int, str]]:
             """All patches; listed again each time, for their names take far more memory than a second look."""
             return ((number, path) for number, patches in enumerate(found) for path in patches.paths())
 
-        if not any(found[number].holds(path) for number, path in paths()):
+        if not versions:
+            if any(name.endswith("_B8A.tif") for files in self._files for name in files.names("")):
+                raise BandstreamError(f"{named} is a patch itself: name the folder that holds it")
             raise BandstreamError(
                 f"{named} holds no patches: expected BigEarthNet-S2/TILE/PATCH/ (version 2) or PATCH/ (version 1)"
             )
+        if len(versions) > 1:
+            raise BandstreamError(f"{named} are of both versions of BigEarthNet: ingest them apart")
+        self.version = versions.pop()
         known: dict[str, Known] = {}
         metadata = [(path, path) for path in self.metadata] or (metadata_in(opened) if self.version == "2" else [])
         read_rows(metadata, self.without, known)

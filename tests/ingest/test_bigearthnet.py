@@ -120,6 +120,30 @@ def test_version_1(tmp_path: Path) -> None:
     assert found == {v1_name(0): ["Inland wetlands"], v1_name(1): ["Marine waters"], v1_name(4): ["Arable land"]}
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_versions_are_not_mixed(v2: Path, tmp_path: Path, order: int) -> None:
+    """Whichever came last used to say what all were: version 1's labels were lost without a word."""
+    make_v1(tmp_path / "v1", [["Pastures"]])
+    with pytest.raises(BandstreamError, match="both versions of BigEarthNet: ingest them apart"):
+        ingest(BigEarthNet([v2, tmp_path / "v1"][::order]), tmp_path / "set", Options())
+
+
+def test_a_folder_of_something_else_changes_no_version(tmp_path: Path) -> None:
+    make_v1(tmp_path / "v1", [["Pastures"]])
+    (tmp_path / "other" / "AnnualCrop").mkdir(parents=True)
+    (tmp_path / "other" / "AnnualCrop" / "AnnualCrop_1.tif").write_bytes(b"")
+    manifest = ingest(BigEarthNet([tmp_path / "v1", tmp_path / "other"]), tmp_path / "set", Options()).manifest
+    assert manifest.source["version"] == "1"
+    assert manifest.labels
+    assert manifest.rejected == {"no-metadata": 1}
+
+
+def test_a_patch_is_no_archive(v2: Path, tmp_path: Path) -> None:
+    patch = next((v2 / "BigEarthNet-S2").glob("*/*"))
+    with pytest.raises(BandstreamError, match="is a patch itself: name the folder that holds it"):
+        ingest(BigEarthNet(patch), tmp_path / "set", Options())
+
+
 @pytest.mark.parametrize("version", ["bigearthnet_v1", "bigearthnet_v2"])
 def test_real_patches(real_data: Path, tmp_path: Path, version: str) -> None:
     warnings: list[str] = []
