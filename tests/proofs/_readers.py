@@ -18,7 +18,7 @@ from ingest.archives import clc
 from ingest.sources import eurosat as eurosat_source
 from shards.manifest import Manifest
 from shards.shardset import Sample
-from tests.ingest import foreign, levels, zipped_seasons
+from tests.ingest import foreign, levels
 
 Found = dict[str, Any]
 """Member of the set, or `labels NAME`, to what an independent reader finds for it."""
@@ -149,15 +149,28 @@ def read_place(root: Path, sample: Sample, manifest: Manifest) -> Found:
 
 
 def read_zipped(root: Path, sample: Sample, manifest: Manifest) -> Found:
-    chunks = sample.key.isdecimal()
-    name = zipped_seasons.name_of(int(sample.key), digits=6) if chunks else sample.key
-    with ZipStore(next(root.rglob(f"{name}.zarr.zip")), mode="r") as store:
-        group: Any = zarr.open_group(store, mode="r", zarr_format=2)
-        names = [str(name) for name in np.asarray(group["band"][...]).reshape(-1)]
-        told = [str(name) for name in np.asarray(group["file_id"][...]).reshape(-1)]
-        bands = np.asarray(group["bands"][...])
-    bands = np.maximum(bands[0], 1000) - 1000 if chunks else bands
-    order = [told.index(product) for product in sample.json["products"]]
+    if not sample.key.isdecimal():  # a place a file, which names it
+        return _zipped(next(root.rglob(f"{sample.key}.zarr.zip")), sample, manifest) or {}
+    found = (_zipped(path, sample, manifest, sample.key) for path in root.rglob("*.zarr.zip"))
+    return next(arrays for arrays in found if arrays)
+
+
+def _zipped(path: Path, sample: Sample, manifest: Manifest, key: str = "") -> Found | None:
+    """What a zipped Zarr holds; with `key`, of a file that names its one place inside, None where that is another or
+    it cannot be read."""
+    try:
+        with ZipStore(path, mode="r") as store:
+            group: Any = zarr.open_group(store, mode="r", zarr_format=2)
+            told = {name: np.asarray(group[name][...]) for name in ("band", "file_id", "sample", "bands")}
+    except Exception:
+        if key:
+            return None
+        raise
+    if key and told["sample"].reshape(-1).tolist() != [key]:
+        return None
+    bands = np.maximum(told["bands"][0], 1000) - 1000 if key else told["bands"]
+    products, names = ([str(name) for name in told[what].reshape(-1)] for what in ("file_id", "band"))
+    order = [products.index(product) for product in sample.json["products"]]
     columns = [names.index(band) for band in manifest.band_names]
     return {member: bands[order[array.time]][columns] for member, array in manifest.arrays.items()}
 
