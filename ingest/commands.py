@@ -76,7 +76,9 @@ def source_command(make: Callable[..., Any]) -> click.Command:
         run = option(run)
     run = click.argument("dst")(run)
     run = click.argument("src", type=click.Path(path_type=Path), nargs=-1, required=True)(run)
-    return click.command(epilog=URLS)(run)
+    command = click.command(epilog=URLS)(run)
+    command.params.sort(key=lambda param: (param.name not in ("src", "dst"), param.name in SHARED))  # its own first
+    return command
 
 
 URLS = """DST may be a URL of fsspec, such as s3://BUCKET/NAME: the set is built in a folder (--scratch), sent, read

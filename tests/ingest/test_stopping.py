@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ingest.build import Options, ingest
+from ingest.building.build import Options, ingest
 from ingest.sources.bigearthnet import BigEarthNet
 from shards.verify import verify
 from tests.ingest.archives import contents, make_v2
