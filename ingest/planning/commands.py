@@ -103,12 +103,13 @@ def _plan(
     from ingest.planning import outlook, trial
     from ingest.planning.estimate import Estimate
     from ingest.progress import bars
+    from ingest.stopping import terminable
     from shards import atomic
 
     splits = read_split_file(split_file) if split_file else None
     cores = workers or len(os.sched_getaffinity(0))
     shared = cores, shard_samples, seed, splits, scratch
-    with bars(sys.stderr) as progress:
+    with terminable(), bars(sys.stderr) as progress:
         if make is None:
             measured = trial.measure_made_up(dst, *shared)
         else:

@@ -136,7 +136,9 @@ class EuroSAT:
         self._files = open_files(self.src, listening, _wanted)
         found = {SUFFIXES[suffix] for folder, _, suffix in self._tiles() if _name(folder) in CLASSES}
         if not found:
-            raise BandstreamError(f"{self.src} holds no EuroSAT: expected folders {CLASSES[0]}/ ... of .tif or .jpg")
+            raise BandstreamError(
+                f"{self.src} holds no EuroSAT: name the folder that holds {CLASSES[0]}/ ... of .tif or .jpg"
+            )
         if len(found) > 1:
             raise BandstreamError(f"{self.src} holds pictures and multispectral tiles: unpack it, name one's folder")
         self.kind = found.pop()

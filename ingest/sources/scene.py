@@ -79,6 +79,9 @@ def command(
     return Scenes(src, patch, max_nodata, max_cloud, named, offset)
 
 
+PRODUCTS = "SAFE with its MTD_MSIL2A.xml or MTD_MSIL1C.xml, a folder of a GeoTIFF a band, or EOPF Zarr"
+
+
 def looks_like(names: Sequence[str]) -> bool:
     """Whether files are of a SAFE product or an EOPF one, or a GeoTIFF a band."""
     marks = re.compile(r"(^|/)MTD_MSIL[12][AC]\.xml$|^S2[A-Z]_.*\.zip$|/measurements/reflectance/|(^|/)B01\.tiff?$")
@@ -155,7 +158,7 @@ class Scenes:
                 rejected.append(rejection)
         named = " ".join(map(str, self.inputs))
         if not scenes:
-            why = f": {rejected[0]}" if rejected else ": expected SAFE, a folder of a GeoTIFF a band, or EOPF Zarr"
+            why = f": {rejected[0]}" if rejected else f": expected {PRODUCTS}"
             raise BandstreamError(f"{named} holds no Sentinel-2 product that can be taken{why}")
         scenes.sort(key=lambda pair: pair[0].product)
         self._settle(scenes, listening)
