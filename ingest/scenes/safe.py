@@ -23,6 +23,8 @@ BAND_FILE = re.compile(r"GRANULE/[^/]+/IMG_DATA/(?:R\d\dm/)?[^/]*?_(B\d\d|B8A|SC
 CLASSI = re.compile(r"GRANULE/[^/]+/QI_DATA/MSK_CLASSI_B00\.jp2")
 POLYGONS = re.compile(r"GRANULE/[^/]+/QI_DATA/[^/]*MSK_CLOUDS[^/]*B00[^/]*\.gml")
 ALGORITHMS = {"MD5": "md5", "SHA3-256": "sha3_256", "SHA-256": "sha256"}
+URIS = ("PRODUCT_URI", "PRODUCT_URI_2A", "PRODUCT_URI_1C")
+"""Where the XML names the product, and the one that it was made from."""
 CLOUD_TYPES = {"OPAQUE", "CIRRUS"}
 
 
@@ -51,9 +53,14 @@ def read_metadata(files: ProductFiles) -> Metadata:
     stated = (text_of(root, "PROCESSING_LEVEL") or "").replace("Level-", "L")[:3]
     if stated and stated != METADATA[path]:
         raise Rejected(f"{files.name}/{path}", "wrong-level", f"it says {stated}")
+    told = [element.text.strip().removesuffix(".SAFE") for element in found(root, *URIS) if element.text]
+    named = {uri.rpartition("_")[0] for uri in told if PRODUCT.fullmatch(uri)}  # the rest is when it was processed
+    if PRODUCT.fullmatch(files.name) and named and files.name.rpartition("_")[0] not in named:
+        text = f"it is the metadata of {told[0]}, whose offset may be another: download the product again"
+        raise Rejected(f"{files.name}/{path}", "another-product", text)
     return Metadata(
         METADATA[path],
-        (text_of(root, "PRODUCT_URI", "PRODUCT_URI_2A", "PRODUCT_URI_1C") or "").removesuffix(".SAFE"),
+        (text_of(root, *URIS) or "").removesuffix(".SAFE"),
         baseline_text(text_of(root, "PROCESSING_BASELINE")),
         iso_date(text_of(root, "DATATAKE_SENSING_START", "PRODUCT_START_TIME") or "")[:19],
         _scale(root, files.name),

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import io
 import json
+import shutil
 import tarfile
 import zipfile
 from pathlib import Path
@@ -794,3 +795,26 @@ def test_the_command(old: Path, tmp_path: Path) -> None:
     options = {"patch": 24, "max_nodata": 0.05, "max_cloud": 0.5, "bands": "B04,B02"}
     assert manifest.source["options"] == options
     assert str(tmp_path) not in json.dumps(manifest.model_dump())
+
+
+def test_the_metadata_of_another_product(old: Path, new: Path, tmp_path: Path) -> None:
+    """Swapped, they would take an offset from the wrong numbers."""
+    for path, other in ((old, new), (new, old)):
+        copy = shutil.copytree(path, tmp_path / path.name)
+        (copy / "MTD_MSIL2A.xml").write_bytes((other / "MTD_MSIL2A.xml").read_bytes())
+    with pytest.raises(BandstreamError, match=f"another-product: it is the metadata of {OLD}"):
+        convert(tmp_path / "set", tmp_path / new.name)
+    shutil.copytree(old, tmp_path / "both" / old.name)
+    manifest = convert(tmp_path / "set", tmp_path / new.name, tmp_path / "both")
+    assert manifest.rejected["another-product"] == 1
+    # a product of which only the time of processing is another, as in copies, and an older name of its tag
+    xml = (old / "MTD_MSIL2A.xml").read_text()
+    again = xml.replace(OLD[-15:] + ".SAFE", "20240101T000000.SAFE")
+    older = xml.replace("PRODUCT_URI>", "PRODUCT_URI_2A>").replace(
+        "<PRODUCT_URI_2A>", f"<PRODUCT_URI_1C>{OLD.replace('L2A', 'L1C')}.SAFE</PRODUCT_URI_1C><PRODUCT_URI_2A>"
+    )
+    for number, text in enumerate((again, older)):
+        copy = tmp_path / "both" / old.name
+        assert text != xml
+        (copy / "MTD_MSIL2A.xml").write_text(text)
+        assert "another-product" not in convert(tmp_path / f"copy{number}", tmp_path / "both").rejected

@@ -3,6 +3,7 @@ zarr and pyarrow. Checksums that a format has are compared, which not all of the
 """
 
 import json
+import re
 import zlib
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ Found = dict[str, Any]
 """Member of the set, or `labels NAME`, to what an independent reader finds for it."""
 PATCH = 48
 """Of scenes."""
+ADDED = re.compile(r"<BOA_ADD_OFFSET [^>]*>(-?\d+)<")
 
 
 def plane(path: Path, number: int | None = 1) -> np.ndarray:
@@ -183,6 +185,19 @@ def read_cell(root: Path, sample: Sample, manifest: Manifest) -> Found:
     return {member: np.maximum(array, offset) - np.uint16(offset) for member, array in found.items()}
 
 
+def _offset(product: Path, sample: Sample, group: Any) -> int:
+    """What is to be taken from a scene's numbers, as its own metadata say."""
+    if group is not None:
+        told = dict(group["measurements/reflectance/r10m/b02"].attrs)
+        told = told.get("_eopf_attrs", {}) | told
+        return -round(float(told.get("add_offset", 0)) / float(told["scale_factor"]))
+    added = [int(text) for path in product.rglob("MTD_MSIL2A.xml") for text in ADDED.findall(path.read_text("latin1"))]
+    assert len(set(added)) <= 1
+    named = sample.json["product"].split("_")[3]  # a SAFE product's
+    assert not named.startswith("N05") or added, "a product of this baseline has an offset"
+    return -added[0] if added else 0
+
+
 def read_scene(root: Path, sample: Sample, manifest: Manifest) -> Found:
     row, column = (int(part[1:]) for part in sample.key.split("_")[-2:])
     product, found = root / sample.json["product"], {}
@@ -201,6 +216,6 @@ def read_scene(root: Path, sample: Sample, manifest: Manifest) -> Found:
             else:
                 pixels = plane(next(product.rglob(f"*{band}_{gsd}m.jp2"), product / f"{band}.tif"))
             planes.append(pixels[row * height :, column * width :][:height, :width])
-        removed = np.uint16(sample.json["offset_removed"])
+        removed = np.uint16(_offset(product, sample, group))
         found[member] = np.maximum(np.stack(planes), removed) - removed
     return found

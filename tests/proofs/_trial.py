@@ -186,7 +186,9 @@ def _kind(path: Path) -> str:
     """What kind of file: its suffix, or its name where that says it."""
     if path.suffix.lower() in (".tif", ".jp2", ".npy", ".png", ".jpg", ".webp", ".bmp", ".parquet", ".xml", ".json"):
         return path.name if path.name == "zarr.json" else path.suffix.lower()
-    return path.name if path.name.startswith(".") else path.suffix if not path.suffix[1:].isdigit() else "chunk"
+    if path.name.startswith("."):
+        return path.name
+    return "chunk" if path.name.replace(".", "").isdigit() else path.suffix
 
 
 def _packed(folder: Path, suffix: str) -> bytes:
