@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 from ingest.reading.geotiff import RasterError
 from ingest.reading.product import baseline_of, date_of, iso_date, tile_of
 from ingest.scenes.files import ProductFiles, Sum
-from ingest.scenes.model import LEVELS, PRODUCT, Clouds, Polygon, Raster, Scene, decide_offset, key_of
+from ingest.scenes.model import LEVELS, PRODUCT, Clouds, Polygon, Raster, Scene, decide_offset, has_offset, key_of
 from ingest.scenes.raster import look
 from ingest.source import Rejected
 from shards.bands import SENTINEL2
@@ -53,19 +53,34 @@ def read_metadata(files: ProductFiles) -> Metadata:
     stated = (text_of(root, "PROCESSING_LEVEL") or "").replace("Level-", "L")[:3]
     if stated and stated != METADATA[path]:
         raise Rejected(f"{files.name}/{path}", "wrong-level", f"it says {stated}")
-    told = [element.text.strip().removesuffix(".SAFE") for element in found(root, *URIS) if element.text]
-    named = {uri.rpartition("_")[0] for uri in told if PRODUCT.fullmatch(uri)}  # the rest is when it was processed
-    if PRODUCT.fullmatch(files.name) and named and files.name.rpartition("_")[0] not in named:
-        text = f"it is the metadata of {told[0]}, whose offset may be another: download the product again"
-        raise Rejected(f"{files.name}/{path}", "another-product", text)
+    offsets = _offsets(root, files.name)
+    _check_owner(root, files.name, path, offsets)
     return Metadata(
         METADATA[path],
         (text_of(root, *URIS) or "").removesuffix(".SAFE"),
         baseline_text(text_of(root, "PROCESSING_BASELINE")),
         iso_date(text_of(root, "DATATAKE_SENSING_START", "PRODUCT_START_TIME") or "")[:19],
         _scale(root, files.name),
-        _offsets(root, files.name),
+        offsets,
     )
+
+
+def _check_owner(root: ElementTree.Element, name: str, path: str, offsets: dict[str, int] | None) -> None:
+    """Raises Rejected where the XML is of another acquisition than the folder's name says, and the name speaks for
+    another offset. A folder that was merely renamed is none of our business."""
+    told = [element.text.strip().removesuffix(".SAFE") for element in found(root, *URIS) if element.text]
+    named = [uri for uri in told if PRODUCT.fullmatch(uri)]
+    if not PRODUCT.fullmatch(name) or not named or _acquisition(name) in map(_acquisition, named):
+        return
+    if has_offset(baseline_of(name)) != any((offsets or {}).values()):
+        text = f"it is the metadata of {named[0]}, whose offset is another: download the product again"
+        raise Rejected(f"{name}/{path}", "another-product", text)
+
+
+def _acquisition(product: str) -> tuple[str, ...]:
+    """Satellite, level, time of sensing, orbit and tile of a product's name: what no processing changes."""
+    parts = product.split("_")
+    return (*parts[:3], *parts[4:6])
 
 
 def open_product(files: ProductFiles, asked: int | None) -> Scene:
