@@ -91,7 +91,7 @@ def check(source: Source, plan: Plan) -> list[str]:
             continue
         for member, array in arrays.items():
             bands, size = array.bands, array.size
-            for band, plane in zip(bands, views[member], strict=True):
+            for band, plane in zip(bands, views[member], strict=True) if "B10" in names else ():
                 medians.setdefault(band, []).append(float(np.median(plane)))
             if size[0] % grid[0] or size[1] % grid[1]:
                 continue
