@@ -67,12 +67,14 @@ class Running:
 
 def workers_of(process: int) -> list[int]:
     """Processes that `multiprocessing` started from one, from whichever of its threads."""
-    found = []
+    found, listed = [], []
     for path in Path(f"/proc/{process}/task").glob("*/children"):
-        for child in path.read_text().split():
-            with suppress(OSError):
-                if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
-                    found.append(int(child))
+        with suppress(OSError):  # a thread that has ended since
+            listed += path.read_text().split()
+    for child in listed:
+        with suppress(OSError):
+            if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
+                found.append(int(child))
     return found
 
 

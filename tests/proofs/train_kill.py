@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,8 @@ def descendants(process: int) -> list[int]:
     """A process and all that it started, and those started: torchrun puts its workers into sessions of their own."""
     found = [process]
     for task in Path(f"/proc/{process}/task").glob("*/children"):
-        found += [each for child in task.read_text().split() for each in descendants(int(child))]
+        with suppress(OSError):  # a thread that has ended since
+            found += [each for child in task.read_text().split() for each in descendants(int(child))]
     return found
 
 
