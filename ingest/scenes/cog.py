@@ -7,12 +7,14 @@ reflectance; else MTD XML; else `s2:processing_baseline`. Without metadata, a fo
 
 import json
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from ingest.reading.product import OFFSET, baseline_of, date_of, iso_date, tile_of
 from ingest.scenes import safe
 from ingest.scenes.files import ProductFiles, Sum
 from ingest.scenes.model import LEVELS, PRODUCT, Clouds, Raster, Scene, decide_offset, has_offset, key_of
+from ingest.scenes.owner import check_owner, check_place, claims_of, claims_of_item
 from ingest.source import Rejected
 from shards.bands import SENTINEL2
 
@@ -63,6 +65,7 @@ def open_product(files: ProductFiles, asked: int | None) -> Scene:
     bands, classes = _rasters(files, product)
     level = metadata.level if metadata else _level(product, properties, bands, classes)
     bands = {band: raster for band, raster in bands.items() if band in LEVELS[level]}
+    _check_owner(files, item, metadata.product if metadata else "", bands)
     files.check([raster.name for raster in (*bands.values(), *([classes] if classes else []))], _sums(item))
     stated = safe.baseline_text(_text(properties, "s2:processing_baseline", "processing:version"))
     stated = stated or (metadata.baseline if metadata else "")
@@ -126,6 +129,26 @@ def _rasters(files: ProductFiles, product: str) -> tuple[dict[str, Raster], Rast
     return bands, safe.look_into(files, classes, "uint8") if classes else None
 
 
+def _check_owner(files: ProductFiles, item: dict[str, Any], product: str, bands: dict[str, Raster]) -> None:
+    """Raises Rejected where STAC item or XML (of `product`) are of another acquisition than the files."""
+    named = [claim for name in (files.name, *files.sizes) for claim in claims_of(name)]
+    check_owner(files.name, (*claims_of_item(item), *claims_of(product)), named)
+    for band, asset in _assets(item, bands):
+        check_place(files.name, item.get("properties") or {}, asset, band, bands[band])
+
+
+def _assets(item: dict[str, Any], bands: dict[str, Raster]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Bands, and what a STAC item says of them: by the name of the asset, or else of its file."""
+    for key, asset in (item.get("assets") or {}).items():
+        if not isinstance(asset, dict):
+            continue
+        band = ASSETS.get(key, key)
+        if band not in bands:
+            band = next((band for band, raster in bands.items() if raster.name == _file(asset)), "")
+        if band:
+            yield band, asset
+
+
 def _sums(item: dict[str, Any]) -> dict[str, Sum]:
     """Checksums of the files that a STAC item names, as far as it has them (`file:checksum`, a multihash)."""
     sums: dict[str, Sum] = {}
@@ -163,14 +186,7 @@ def _radiometry(
 ) -> tuple[float | None, dict[str, int] | None]:
     """Scale of the stored numbers, and what is to be added to each band's; None where the STAC item does not say."""
     scales, offsets = set(), {}
-    for key, asset in (item.get("assets") or {}).items():
-        if not isinstance(asset, dict):
-            continue
-        band = ASSETS.get(key, key)
-        if band not in bands:
-            band = next((band for band, raster in bands.items() if raster.name == _file(asset)), "")
-        if not band:
-            continue
+    for band, asset in _assets(item, bands):
         told: dict[str, Any] = next(iter(asset.get("raster:bands") or asset.get("bands") or []), {})
         scale, offset = (
             told.get(key, told.get(f"raster:{key}", asset.get(f"raster:{key}"))) for key in ("scale", "offset")
