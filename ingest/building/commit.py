@@ -31,8 +31,8 @@ def commit(target: Path, source: Source, described: dict[str, Any], fingerprint:
             if record.samples:
                 add(record.rows)
                 splits.setdefault(record.split, []).append(_spec(record))
-            if record.tally:
-                tally.merge(record.tally)
+            if record.statistics:
+                tally.merge(record.statistics)
     rejected.sort(key=lambda rejection: rejection.args)
     atomic.write_text(target / REJECTED, lines_of(rejected))
     if not splits:

@@ -37,7 +37,7 @@ FOR_A_WHILE |= {errno.ENODEV, errno.ENXIO, errno.EREMOTEIO, errno.EMFILE, errno.
 
 @dataclass(frozen=True)
 class Record:
-    """What is known of a finished shard. `rows`: catalogue columns; `tally`: statistics of train shards, else empty."""
+    """What is known of a finished shard. `rows`: catalogue columns; `statistics`: of train shards a packed Tally."""
 
     plan: str
     name: str
@@ -48,7 +48,7 @@ class Record:
     idx_sha256: str
     rows: dict[str, list[Any]]
     rejected: list[list[str]]
-    tally: str
+    statistics: str
 
     @property
     def file(self) -> str:
@@ -202,7 +202,7 @@ def make(
         idx_sha256=hashlib.sha256(index.encode()).hexdigest(),
         rows=writer.rows(schema),
         rejected=[list(rejection.args) for rejection in writer.rejected],
-        tally=writer.tally.pack() if shard.split == "train" else "",
+        statistics=writer.tally.pack() if shard.split == "train" else "",
     )
 
 

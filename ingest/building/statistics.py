@@ -7,6 +7,7 @@ bits (sign, exponent, 7 bits of the fraction, in ascending order): percentiles a
 
 import base64
 import zlib
+from operator import mul
 
 import numpy as np
 
@@ -48,17 +49,20 @@ class Tally:
             raw = zlib.decompress(base64.b64decode(text))
         except zlib.error as error:
             raise ValueError(str(error)) from None
-        size = self.counts.nbytes
-        self.counts += np.frombuffer(raw[:size], "<i8").reshape(self.counts.shape)
-        other = np.frombuffer(raw[size:], "<f8").reshape(self.sums.shape)
+        sums, bins = self.sums.nbytes, (len(raw) - self.sums.nbytes) // 12
+        other = np.frombuffer(raw[:sums], "<f8").reshape(self.sums.shape)
+        present = np.cumsum(np.frombuffer(raw[sums : sums + 4 * bins], "<u4"))
+        self.counts.reshape(-1)[present] += np.frombuffer(raw[sums + 4 * bins :], "<i8")
         self.sums[:, [0, 1, 4]] += other[:, [0, 1, 4]]
         self.sums[:, 2] = np.minimum(self.sums[:, 2], other[:, 2])
         self.sums[:, 3] = np.maximum(self.sums[:, 3], other[:, 3])
 
     def pack(self) -> str:
-        """As text for a shard's record."""
-        raw = self.counts.astype("<i8").tobytes() + self.sums.astype("<f8").tobytes()
-        return base64.b64encode(zlib.compress(raw, 1)).decode()
+        """As text for a shard's record: sums, the distances between bins that are not empty, and counts."""
+        counts = self.counts.reshape(-1)
+        present = np.flatnonzero(counts)
+        raw = (self.sums.astype("<f8"), np.diff(present, prepend=0).astype("<u4"), counts[present].astype("<i8"))
+        return base64.b64encode(zlib.compress(b"".join(part.tobytes() for part in raw), 1)).decode()
 
     def summary(self, band: int) -> BandStatistics:
         """Statistics of one band, which must have at least one pixel.
@@ -84,15 +88,15 @@ class Tally:
             return BandStatistics(
                 mean=mean, std=std, min=low, max=high, p02=p02, p98=p98, count=total, nodata=missing / total
             )
-        values = [(int(_value(int(bin_), dtype)), int(counts[bin_])) for bin_ in present]
-        sum_ = sum(value * count for value, count in values)
-        squares = sum(value * value * count for value, count in values)
-        missing_ = dict(values).get(int(self.nodata), 0) if self.nodata is not None else 0
+        values = (present - 0x8000 if dtype == "int16" else present).tolist()  # Python's integers: exact at any size
+        weighted = list(map(mul, values, counts[present].tolist()))
+        sum_, squares = sum(weighted), sum(map(mul, values, weighted))
+        missing_ = 0 if self.nodata is None else sum(counts[present[np.equal(values, self.nodata)]].tolist())
         return BandStatistics(
             mean=sum_ / total,
             std=float((total * squares - sum_ * sum_) ** 0.5) / total,
-            min=float(values[0][0]),
-            max=float(values[-1][0]),
+            min=float(values[0]),
+            max=float(values[-1]),
             p02=percentile(2),
             p98=percentile(98),
             count=total,

@@ -252,7 +252,7 @@ def record_of(task: Task, shard: Shard, samples: int) -> Record:
         idx_sha256=sha256(path.with_suffix(".idx")),
         rows=rows,
         rejected=[list(rejection.args) for rejection in refused(task, shard, set(rows["key"]))],
-        tally=tally.pack() if shard.split == "train" else "",
+        statistics=tally.pack() if shard.split == "train" else "",
     )
 
 

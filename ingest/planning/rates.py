@@ -111,7 +111,7 @@ def work(job: Job) -> Work:
     record = read_record(job.folder, train.name, MEASURED)
     assert record is not None  # it was made just now
     tally = tally_of(job.source.schema)
-    tally.merge(record.tally)
+    tally.merge(record.statistics)
     _catalogue_bytes(job, "all", record.rows)
     commit_s = time.perf_counter() - begin
     begin = time.perf_counter()

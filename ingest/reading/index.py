@@ -82,7 +82,7 @@ class Tar:
 
     def gdal(self, path: str) -> str:
         at, size = self._place(path)
-        return f"/vsisubfile/{at}_{size},{self.data}"
+        return f"/vsisubfile/{at}_{max(size, 1)},{self.data}"  # of size 0, GDAL would read the files that follow
 
     def _place(self, path: str) -> tuple[int, int]:
         folder, _, name = path.rpartition("/")

@@ -8,9 +8,11 @@ import random
 import resource
 import signal
 import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
+import rasterio
 import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -93,12 +95,29 @@ def test_a_tar_is_its_folder(tmp_path: Path, suffix: str, form: str) -> None:
 
 
 def test_gdal_reads_a_file_where_it_lies(tmp_path: Path, real_data: Path) -> None:
-    import rasterio
-
     path = next((real_data / "eurosat_ms").rglob("*.tif"))
     opened = open_files(write(tmp_path, packed({"x/y.tif": path.read_bytes()})), Listening(tmp_path / "scratch"))
     with rasterio.open(opened.gdal("x/y.tif")) as inside, rasterio.open(path) as alone:
         assert (inside.read() == alone.read()).all()
+
+
+@pytest.mark.parametrize("suffix", [*SUFFIXES, ".zip"])
+def test_gdal_reads_nothing_of_an_empty_file(tmp_path: Path, real_data: Path, suffix: str) -> None:
+    raster = next((real_data / "eurosat_ms").rglob("*.tif")).read_bytes()
+    content = {"a/0.tif": b"", "a/1.tif": raster}
+    if suffix == ".zip":
+        path = tmp_path / "archive.zip"
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, data in content.items():
+                archive.writestr(name, data)
+    else:
+        path = write(tmp_path, packed(content), suffix)
+    opened = open_files(path, Listening(tmp_path / "scratch"))
+    assert opened.read("a/0.tif") == b""
+    with rasterio.open(opened.gdal("a/1.tif")) as source:
+        assert source.count == 13
+    with pytest.raises(rasterio.errors.RasterioIOError):
+        rasterio.open(opened.gdal("a/0.tif"))
 
 
 names = st.lists(st.text("abcä. -", min_size=1, max_size=60), min_size=1, max_size=6).map("/".join)
