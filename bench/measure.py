@@ -43,7 +43,8 @@ def process(command: Sequence[str], folder: Path, core: int | None = None) -> di
     """Run a command to its end: wall and CPU seconds of the whole process, peak memory in MB.
 
     `core`: the one core it may use. Bytecode is compiled and kept, as in a user's installation. Raises RuntimeError
-    with its last words where it fails.
+    with its last words where it fails. The system counts the memory of this process, as it is when the child begins,
+    among the child's: keep it small.
     """
 
     def pin() -> None:
