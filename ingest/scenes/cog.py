@@ -10,10 +10,11 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from ingest.reading.native import LEVELS
 from ingest.reading.product import OFFSET, baseline_of, date_of, iso_date, tile_of
 from ingest.scenes import safe
 from ingest.scenes.files import ProductFiles, Sum
-from ingest.scenes.model import LEVELS, PRODUCT, Clouds, Raster, Scene, decide_offset, has_offset, key_of
+from ingest.scenes.model import PRODUCT, Clouds, Raster, Scene, decide_offset, has_offset, key_of
 from ingest.scenes.owner import check_owner, check_place, claims_of, claims_of_item
 from ingest.source import Rejected
 from shards.bands import SENTINEL2

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from ingest.reading.native import LEVELS
 from ingest.reading.product import baseline_of, date_of, iso_date, tile_of
 from ingest.scenes.files import ProductFiles
-from ingest.scenes.model import LARGEST, LEVELS, PRODUCT, Clouds, Raster, Scene, decide_offset, key_of
+from ingest.scenes.model import LARGEST, PRODUCT, Clouds, Raster, Scene, decide_offset, key_of
 from ingest.scenes.raster import MAX_BLOCK, open_zarr, plain
 from ingest.scenes.safe import baseline_text
 from ingest.source import Rejected

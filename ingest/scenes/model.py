@@ -20,8 +20,6 @@ PRODUCT = re.compile(r"S2[A-D]_MSIL(1C|2A)_\d{8}T\d{6}_N\d{4}_R\d{3}_T\d{2}[A-Z]
 """How ESA names a product."""
 LONGEST = 66
 """Characters of a product's name in keys, which have 80 and end in the patch's row and column."""
-LEVELS = {"L1C": tuple(SENTINEL2), "L2A": tuple(band for band in SENTINEL2 if band != "B10")}
-"""The bands of each product level."""
 
 Polygon = tuple[tuple[tuple[float, float], ...], ...]
 """Rings of ground coordinates: the outer one, then holes."""

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from xml.etree import ElementTree
 
 from ingest.reading.geotiff import RasterError
+from ingest.reading.native import LEVELS
 from ingest.reading.product import baseline_of, date_of, iso_date, tile_of
 from ingest.scenes.files import ProductFiles, Sum
-from ingest.scenes.model import LEVELS, PRODUCT, Clouds, Polygon, Raster, Scene, decide_offset, has_offset, key_of
+from ingest.scenes.model import PRODUCT, Clouds, Polygon, Raster, Scene, decide_offset, has_offset, key_of
 from ingest.scenes.raster import look
 from ingest.source import Rejected
 from shards.bands import SENTINEL2

@@ -23,10 +23,11 @@ import click
 import numpy as np
 
 from ingest.commands import source_command
+from ingest.reading.native import LEVELS, native_arrays
 from ingest.reading.utm import lon_lat
 from ingest.scenes.cutting import Block, Cut, Found, Records, blocks_of, cut_block
 from ingest.scenes.find import inspect, products
-from ingest.scenes.model import COARSEST, LEVELS, Grid, Scene, check_mask, grid_of
+from ingest.scenes.model import COARSEST, Grid, Scene, check_mask, grid_of
 from ingest.source import Array, Entry, Facts, Listening, Rejected, Schema
 from shards.bands import SENTINEL2, esa_order
 from shards.errors import BandstreamError
@@ -223,13 +224,7 @@ class Scenes:
     def _arrays(self, grid: Grid) -> dict[str, Array]:
         if grid.single:
             return {"10m.npy": Array(self.bands, (self.patch, self.patch))}
-        arrays = {}
-        for gsd in (10, 20, 60):
-            bands = tuple(band for band in self.bands if SENTINEL2[band].gsd_m == gsd)
-            side = self.patch * 10 // gsd
-            if bands:
-                arrays[f"{gsd}m.npy"] = Array(bands, (side, side))
-        return arrays
+        return native_arrays(self.bands, self.patch)
 
     def _entries(self, scenes: list[tuple[Scene, Grid]], listening: Listening) -> Iterator[Entry | Rejected]:
         jobs = [block for scene, grid in scenes for block in blocks_of(scene, grid, self._cut, self._scratch)]

@@ -1,5 +1,5 @@
-"""Three thousand random damages of input files, over all sources: no ingest crashes, hangs or takes much memory, what was
-not touched comes in as ever, and what was touched only as an independent reader reads it.
+"""Three thousand random damages of input files, over all sources: no ingest crashes, hangs or takes much memory, what
+was not touched comes in as ever, and what was touched only as an independent reader reads it.
 
     python -m tests.proofs ingest_damage
 
