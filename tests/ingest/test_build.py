@@ -317,4 +317,4 @@ def test_random_damage() -> None:
     from tests.proofs.ingest_damage import main
 
     share = {"bigearthnet v2 folder": 8, "bigearthnet v2 .tar": 5, "eurosat RGB .zip": 4, "images": 4, "geotiff": 4}
-    assert main(seed=7, share=share)["n"] == 25
+    assert main(seeds=(7,), share=share)["n"] == 25
