@@ -88,8 +88,9 @@ def pretrain(
     shard_set = ShardSet.open(shards)
     manifest = shard_set.manifest
     loader = Loader(
-        shard_set, "train", recipe.batch_size, [recipe.view] * 2, seed=recipe.seed, rank=place.rank,
+        shard_set, "train", recipe.batch_size, recipe.views, seed=recipe.seed, rank=place.rank,
         world_size=place.world_size, device=place.device.type, threads=threads, bands=recipe.bands,
+        seasons=recipe.seasons,
     )  # fmt: skip
     steps = len(loader) * recipe.epochs
 

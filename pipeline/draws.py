@@ -1,47 +1,64 @@
 """What is random about a view, as data: a pure function of (seed, epoch, sample, view)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from pipeline.hashing import combine, uniform
-from pipeline.views import ViewRecipe
+from pipeline.views import Seasons, ViewRecipe
 
-DRAWS_VERSION = 1
+DRAWS_VERSION = 2
 """Raised with every change by which the same integers draw another view, so that no run is resumed across it."""
 
 CROP_TRIES = 10
 NOISE_MARGIN = 128
 """The noise tile is so many pixels larger than a view, in both directions, and is cut at a drawn position."""
 
+Fresh = Callable[..., np.ndarray]
+
 
 @dataclass(frozen=True)
 class Draws:
-    """The draws of one view for N samples of C bands.
+    """The draws of one view for N samples of C bands, of at most R rectangles cut out.
 
-    start, end      float32 (N, 2)  crop window (y, x), in shares of the patch's height and width
-    flip            bool (N, 2)     upside down, left to right
-    turns           int (N,)        quarter turns counter-clockwise, after the flips
-    blur_sigma      float32 (N,)    pixels of the view; 0: not blurred
-    gain            float32 (N, C)  factor on the stored numbers of a band
-    offset          float32 (N, C)  standard deviations
-    noise_sigma     float32 (N,)    standard deviations
-    noise_position  int32 (N, 2)    (y, x) of the view's corner in the noise tile
+    date            int (N,)           number of the date among the place's
+    start, end      float32 (N, 2)     crop window (y, x), in shares of the patch's height and width
+    flip            bool (N, 2)        upside down, left to right
+    turns           int (N,)           quarter turns counter-clockwise, after the flips
+    blur_sigma      float32 (N,)       pixels of the view; 0: not blurred
+    gain            float32 (N, C)     factor on the reflectance of a band
+    brightness      float32 (N,)       factor on the reflectance of all bands
+    contrast        float32 (N,)       factor on the distance from the view's band mean
+    saturation      float32 (N,)       factor on a picture's chroma
+    hue             float32 (N,)       parts of a full turn, from red to green
+    solarised       bool (N,)
+    offset          float32 (N, C)     standard deviations
+    noise_sigma     float32 (N,)       standard deviations
+    noise_position  int32 (N, 2)       (y, x) of the view's corner in the noise tile
     grey            bool (N,)
     dropped         bool (N, C)
+    holes           float32 (N, R, 4)  rectangles (top, left, bottom, right), in shares of the view; all 0: none
     """
 
+    date: np.ndarray
     start: np.ndarray
     end: np.ndarray
     flip: np.ndarray
     turns: np.ndarray
     blur_sigma: np.ndarray
     gain: np.ndarray
+    brightness: np.ndarray
+    contrast: np.ndarray
+    saturation: np.ndarray
+    hue: np.ndarray
+    solarised: np.ndarray
     offset: np.ndarray
     noise_sigma: np.ndarray
     noise_position: np.ndarray
     grey: np.ndarray
     dropped: np.ndarray
+    holes: np.ndarray
 
     @property
     def window(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -58,61 +75,122 @@ class Draws:
         end = np.where(inverted, self.start, self.end)
         return start, end, self.turns % 2 == 1
 
+    def rectangles(self, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        """The holes in pixels of a view of `size` (height, width): corner (y, x) and extent, each float32 (N, R, 2).
+
+        To the nearest pixel, at least one. Where a sample has fewer than R, its first one is repeated.
+        """
+        there = np.any(self.holes, axis=-1, keepdims=True)
+        holes = np.where(there, self.holes, self.holes[:, :1]) * np.array([*size, *size], np.float32)
+        corner = np.minimum(np.rint(holes[..., :2]), np.array(size, np.float32) - 1)
+        return corner, np.maximum(np.rint(holes[..., 2:]) - corner, 1)
+
 
 def draw(
-    recipe: ViewRecipe, seed: int, epoch: int, samples: np.ndarray, view: int, bands: int, aspect: float = 1.0
+    recipe: ViewRecipe,
+    seed: int,
+    epoch: int,
+    samples: np.ndarray,
+    view: int,
+    bands: int,
+    aspect: float = 1.0,
+    dates: int = 1,
+    seasons: Seasons = "first",
 ) -> Draws:
-    """Draw one view for sample numbers (N,). `aspect` is the patch's width over its height, in pixels."""
-    count = len(samples)
+    """Draw one view for sample numbers (N,) of places with so many `bands` and `dates`.
 
-    def fresh(name: str, *more: int | np.ndarray) -> np.ndarray:
-        return uniform(name, seed, epoch, samples, view, *more)
+    `aspect` is the patch's width over its height, in pixels.
+    """
 
-    def each_band(name: str) -> np.ndarray:
-        return uniform(name, seed, epoch, samples[:, None], view, np.arange(bands)[None, :])
+    def fresh(name: str) -> np.ndarray:
+        return uniform(name, seed, epoch, samples, view)
 
-    start, end = _crop_window(recipe, fresh, count, aspect)
+    def each(name: str, number: int) -> np.ndarray:
+        return uniform(name, seed, epoch, samples[:, None], view, np.arange(number)[None, :])
+
+    start, end = _crop_window(recipe, fresh, each, len(samples), aspect)
     flip = np.stack([fresh("flip y") < recipe.flip_vertical, fresh("flip x") < recipe.flip_horizontal], 1)
     turned = fresh("turned") < recipe.rotate90
     turns = np.where(turned, 1 + (fresh("turns") * 3).astype(int), 0)
     low, high = recipe.blur_sigma
     sigma = low + (high - low) * fresh("blur sigma")
+    jittered = fresh("jitter") < recipe.jitter
+
+    def factor(name: str, strength: float) -> np.ndarray:
+        return np.where(jittered, 1 + strength * (2 * fresh(name) - 1), 1).astype(np.float32)
+
+    gain = np.where(jittered[:, None], 1 + recipe.gain * (2 * each("gain", bands) - 1), 1)
     dropped_bands = np.where(
         fresh("drop") < recipe.band_dropout, 1 + (fresh("dropped bands") * recipe.band_dropout_max).astype(int), 0
     )
-    rank = each_band("which bands").argsort(1, kind="stable").argsort(1, kind="stable")
+    rank = each("which bands", bands).argsort(1, kind="stable").argsort(1, kind="stable")
     position = combine("noise position", seed, epoch, samples[:, None], view, np.arange(2)[None, :])
     return Draws(
+        date=_date(seasons, seed, epoch, samples, view, dates),
         start=start.astype(np.float32),
         end=end.astype(np.float32),
         flip=flip,
         turns=turns,
         blur_sigma=np.where(fresh("blur") < recipe.blur, sigma, 0).astype(np.float32),
-        gain=(1 + recipe.gain * (2 * each_band("gain") - 1)).astype(np.float32),
-        offset=(recipe.offset * (2 * each_band("offset") - 1)).astype(np.float32),
+        gain=gain.astype(np.float32),
+        brightness=factor("brightness", recipe.brightness),
+        contrast=factor("contrast", recipe.contrast),
+        saturation=factor("saturation", recipe.saturation),
+        hue=np.where(jittered, recipe.hue * (2 * fresh("hue") - 1), 0).astype(np.float32),
+        solarised=fresh("solarise") < recipe.solarise,
+        offset=(recipe.offset * (2 * each("offset", bands) - 1)).astype(np.float32),
         noise_sigma=(recipe.noise * fresh("noise sigma")).astype(np.float32),
         noise_position=(position % np.uint64(NOISE_MARGIN + 1)).astype(np.int32),
         grey=fresh("grey") < recipe.grey,
         dropped=rank < np.minimum(dropped_bands, bands - 1)[:, None],
+        holes=_holes(recipe, fresh, each, 1.0 if recipe.size else aspect).astype(np.float32),
     )
 
 
-def _crop_window(recipe: ViewRecipe, fresh, count: int, aspect: float) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[no-untyped-def]
-    """Area and aspect as in Szegedy et al. 2015 (Inception): the first of ten tries that fits inside the patch."""
+def _date(seasons: Seasons, seed: int, epoch: int, samples: np.ndarray, view: int, dates: int) -> np.ndarray:
+    """All views of a sample share one drawn order of its dates: the first two of it are never the same."""
+    if seasons == "first":
+        return np.zeros(len(samples), int)
+    order = uniform("date", seed, epoch, samples[:, None], np.arange(dates)[None, :]).argsort(1, kind="stable")
+    chosen: np.ndarray = order[:, view % dates if seasons == "different" else 0]
+    return chosen
+
+
+def _crop_window(
+    recipe: ViewRecipe, fresh: Fresh, each: Fresh, count: int, aspect: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Area and aspect as in Szegedy et al. 2015 (Inception): the first of ten tries that fits inside the patch, or else
+    the largest window of the first one's aspect."""
     if recipe.crop_scale is None:
         return np.zeros((count, 2)), np.ones((count, 2))
-    tries = np.arange(CROP_TRIES)
     low, high = recipe.crop_scale
-    area = np.stack([low + (high - low) * fresh("crop area", int(i)) for i in tries], 1)
+    area = low + (high - low) * each("crop area", CROP_TRIES)
     least, most = np.log(recipe.crop_ratio)
-    ratio = np.exp(np.stack([least + (most - least) * fresh("crop ratio", int(i)) for i in tries], 1))
+    ratio = np.exp(least + (most - least) * each("crop ratio", CROP_TRIES))
     height, width = np.sqrt(area / ratio * aspect), np.sqrt(area * ratio / aspect)
     fits = (height <= 1) & (width <= 1)
     first = fits.argmax(1)
     row = np.arange(count)
-    size = np.minimum(np.stack([height[row, first], width[row, first]], 1), 1)
+    size = np.stack([height[row, first], width[row, first]], 1)
+    size /= np.maximum(size.max(1, keepdims=True), 1)
     corner = np.stack([fresh("crop y"), fresh("crop x")], 1) * (1 - size)
     return corner, corner + size
+
+
+def _holes(recipe: ViewRecipe, fresh: Fresh, each: Fresh, aspect: float) -> np.ndarray:
+    """Rectangles (N, R, 4) of a view of this aspect; one that would be wider or higher than the view is made less
+    slender, so that its area is the one that was drawn."""
+    most = recipe.cutout_max
+    number = np.where(fresh("cutout") < recipe.cutout, 1 + (fresh("cutout number") * most).astype(int), 0)
+    low, high = recipe.cutout_area
+    area = low + (high - low) * each("cutout area", most)
+    narrow, wide = np.log(recipe.cutout_ratio)
+    ratio = np.exp(narrow + (wide - narrow) * each("cutout ratio", most))
+    height = np.clip(np.sqrt(area / ratio * aspect), area, 1)
+    size = np.stack([height, area / height], -1)
+    corner = np.stack([each("cutout y", most), each("cutout x", most)], -1) * (1 - size)
+    there = np.arange(most) < number[:, None]
+    return np.where(there[..., None], np.concatenate([corner, corner + size], -1), 0)
 
 
 def noise_tile(bands: int, size: tuple[int, int]) -> np.ndarray:

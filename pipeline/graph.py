@@ -1,20 +1,22 @@
 """The view graph: one DALI definition for `cpu` and `gpu`, a pure function of bytes and draws.
 
 Bytes of whole samples come in as uint8 (bytes,), draws as small arrays. Bands that lie next to each other in a sample
-are sliced out together, so that nothing but the concatenation puts them in channel order.
+are sliced out together, so that nothing but the concatenation puts them in channel order. Of a place with several
+dates, the drawn one is sliced out, at an offset into the sample that comes in as data, too.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from nvidia.dali import fn, pipeline_def, types
 
 from pipeline import augmentations as augment
 from pipeline.draws import Draws, draw, noise_tile
-from pipeline.views import ViewRecipe
+from pipeline.views import Seasons, ViewRecipe
+from shards.bands import true_colour
 from shards.errors import BandstreamError
 from shards.layout import SampleLayout, finest_grid
 from shards.manifest import Manifest
@@ -39,9 +41,18 @@ class Planes:
     shape: tuple[int, int, int]
     dtype: str
 
-    @property
-    def size(self) -> int:
-        return int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
+
+def planes_of_dates(manifest: Manifest, bands: Sequence[str]) -> list[list[Planes]]:
+    """`planes_in_order` of each date, in order of time. Raises BandstreamError where a date is stored differently."""
+    times = sorted({array.time for array in manifest.arrays.values()})
+    dates = [planes_in_order(manifest, bands, time) for time in times]
+    for time, planes in zip(times, dates, strict=True):
+        if [(each.shape, each.dtype) for each in planes] != [(each.shape, each.dtype) for each in dates[0]]:
+            raise BandstreamError(
+                f"{manifest.name} stores date {time} in other shapes or types than date {times[0]}: "
+                "views of drawn dates need them alike; take seasons = 'first'"
+            )
+    return dates
 
 
 def planes_in_order(manifest: Manifest, bands: Sequence[str], time: int = 0) -> list[Planes]:
@@ -69,8 +80,8 @@ class ViewGraph:
     """A compiled graph and what feeds it.
 
     Parameters: `source` returns, call by call, the arrays of one batch, in the order of `inputs()`, or raises
-    StopIteration; `statistics`, (mean, std) of the bands in stored numbers, each (C,); `mask`, the mask member to
-    resample along with the only view.
+    StopIteration; `statistics`, (mean, std) of the bands in stored numbers, each (C,); `seasons`, which date of a place
+    each view shows; `mask`, the mask member to resample along with the only view.
     """
 
     def __init__(
@@ -87,25 +98,59 @@ class ViewGraph:
         device: str,
         threads: int,
         dtype: str,
+        seasons: Seasons = "first",
     ) -> None:
         self.recipes = recipes
         self.bands = bands
-        self.planes = planes_in_order(manifest, bands)
+        self.seasons = seasons
+        drawn = seasons != "first"
+        self.planes = planes_of_dates(manifest, bands) if drawn else [planes_in_order(manifest, bands)]
         self.mask = layout[mask] if mask else None
         self.grid = finest_grid(manifest)
         self.mean, self.std = (np.asarray(value, np.float64) for value in statistics)
+        light = manifest.reflectance
+        self.dark, self.half = ((level - light.offset) / light.scale for level in (0.0, 0.5))
+        self.colours = [bands.index(band) for band in true_colour(bands) or ()] if len(bands) == 3 else []
         self.dtype = dtype
-        for recipe in recipes:
-            if recipe.size is None and recipe.rotate90 and self.grid[0] != self.grid[1]:
-                raise BandstreamError(f"patches of {self.grid} pixels cannot be turned: set a size, or rotate90 to 0")
-        still = draw(ViewRecipe.plain(), 0, 0, np.zeros(1, np.int64), 0, len(self.bands))
-        self.input_count = len(self.inputs(np.zeros((1, 1), np.uint8), [still] * len(recipes)))
+        self._check(manifest)
+        still = [draw(recipe, 0, 0, np.zeros(1, np.int64), 0, len(bands)) for recipe in recipes]
+        self.names = [list(self._view_inputs(recipe, each)) for recipe, each in zip(recipes, still, strict=True)]
+        self.input_count = len(self.inputs(np.zeros((1, 1), np.uint8), still))
         on_gpu = device == "cuda"
         self.pipe = pipeline_def(
             self._define, batch_size=batch_size, num_threads=threads, device_id=_device_number() if on_gpu else None,
             enable_conditionals=True, prefetch_queue_depth=2,
         )(source, on_gpu)  # fmt: skip
         self.pipe.build()
+
+    def _check(self, manifest: Manifest) -> None:
+        """Raise BandstreamError on what this set cannot give."""
+        if self.seasons not in get_args(Seasons):
+            raise BandstreamError(f"seasons = {self.seasons!r}: there are {', '.join(map(repr, get_args(Seasons)))}")
+        if self.seasons != "first" and len(self.planes) == 1:
+            raise BandstreamError(
+                f"{manifest.name} holds one date of each place, of which none can be drawn: take seasons = 'first'"
+            )
+        if self.seasons == "different" and len(self.recipes) == 1:
+            raise BandstreamError("different dates take a pair of views: for one, take seasons = 'same', or 'first'")
+        for recipe in self.recipes:
+            if recipe.size is None and recipe.rotate90 and self.grid[0] != self.grid[1]:
+                raise BandstreamError(f"patches of {self.grid} pixels cannot be turned: set a size, or rotate90 to 0")
+            for name in ("saturation", "hue", "solarise"):
+                if getattr(recipe, name) and not self.colours:
+                    raise BandstreamError(
+                        f"{name} is for pictures of red, green and blue: set it to 0 for {', '.join(self.bands)}"
+                    )
+
+    @property
+    def dates(self) -> int:
+        """How many dates of a place the views are drawn from."""
+        return len(self.planes)
+
+    @property
+    def slots(self) -> int:
+        """How many different dates of a place the views of one sample show."""
+        return min(self.dates, len(self.recipes)) if self.seasons == "different" else 1
 
     def size(self, recipe: ViewRecipe) -> tuple[int, int]:
         """Height and width of a view."""
@@ -114,64 +159,115 @@ class ViewGraph:
     def inputs(self, samples: np.ndarray, draws: Sequence[Draws]) -> tuple[np.ndarray, ...]:
         """What the graph takes for a batch: the bytes of N samples (N, bytes) and their draws, one entry a view."""
         arrays = [samples]
+        if self.dates > 1:
+            places = np.array([[planes.at for planes in date] for date in self.planes], np.int32)
+            for drawn in draws[: self.slots]:
+                arrays += list(places[drawn.date].T[..., None])
         for recipe, drawn in zip(self.recipes, draws, strict=True):
-            start, end, transposed = drawn.window
-            shift, divisor = augment.folded(self.mean, self.std, drawn.gain, drawn.offset)
-            arrays += [start, end, shift, divisor]
-            if recipe.rotate90:
-                arrays.append(transposed)
-            if recipe.blur:
-                arrays += [drawn.blur_sigma > 0, np.maximum(drawn.blur_sigma, 1e-3)]
-            if recipe.noise:
-                arrays += [drawn.noise_position, drawn.noise_sigma]
-            if recipe.grey:
-                arrays.append(drawn.grey)
-            if recipe.band_dropout:
-                arrays.append(np.where(drawn.dropped, np.inf, 1).astype(np.float32)[:, :, None, None])
+            arrays += self._view_inputs(recipe, drawn).values()
         return tuple(np.ascontiguousarray(array) for array in arrays)
+
+    def _view_inputs(self, recipe: ViewRecipe, drawn: Draws) -> dict[str, np.ndarray]:
+        """What the operators of one view take; what is off takes nothing."""
+        start, end, transposed = drawn.window
+        factor = drawn.gain * drawn.brightness[:, None]
+        shift, divisor = augment.folded(self.mean, self.std, self.dark, factor, drawn.offset)
+        given = {"start": start, "end": end, "shift": shift, "divisor": divisor}
+        if recipe.rotate90:
+            given["transposed"] = transposed
+        if recipe.blur:
+            given |= {"blurred": drawn.blur_sigma > 0, "sigma": np.maximum(drawn.blur_sigma, 1e-3)}
+        if self._has_colour(recipe):
+            given |= self._colour_inputs(drawn)
+        if recipe.contrast:
+            given["contrast"] = drawn.contrast
+        if recipe.solarise:
+            half = (self.half - self.mean) / self.std + drawn.offset
+            given |= {"solarised": drawn.solarised, "bend": (2 * half).astype(np.float32)[:, :, None, None]}
+        if recipe.noise:
+            given |= {"position": drawn.noise_position, "noise": drawn.noise_sigma}
+        if recipe.grey and not self.colours:
+            given["grey"] = drawn.grey
+        if recipe.band_dropout:
+            lost = np.where(drawn.dropped, np.inf, 1).astype(np.float32)
+            given |= {"dropping": np.any(drawn.dropped, axis=1), "dropout": lost[:, :, None, None]}
+        if recipe.cutout:
+            corner, extent = drawn.rectangles(self.size(recipe))
+            given |= {"cut": np.any(drawn.holes, axis=(1, 2)), "corner": corner, "extent": extent}
+        return given
+
+    def _has_colour(self, recipe: ViewRecipe) -> bool:
+        return bool(recipe.saturation or recipe.hue or (recipe.grey and self.colours))
+
+    def _colour_inputs(self, drawn: Draws) -> dict[str, np.ndarray]:
+        """Colours belong after the gains, which the standardisation holds: so they are undone before and done after."""
+        order = np.argsort(self.colours)
+        matrix = augment.colour_matrix(drawn.saturation, drawn.hue, drawn.grey)[:, order[:, None], order]
+        gain = drawn.gain.astype(np.float64)
+        matrix = matrix * gain[:, None, :] / gain[:, :, None]
+        lift = self.dark * (1 - matrix.sum(2))
+        coloured = (drawn.saturation != 1) | (drawn.hue != 0) | drawn.grey
+        return {"coloured": coloured, "matrix": matrix.astype(np.float32), "lift": lift.astype(np.float32)}
 
     def _define(self, source: Callable[[], tuple[np.ndarray, ...]], on_gpu: bool) -> tuple[Any, ...]:
         raw, *drawn = fn.external_source(source=source, num_outputs=self.input_count, batch=True)
         if on_gpu:
             raw = raw.gpu()
-        arrays = [_sliced(raw, planes.at, planes.size, planes.dtype, planes.shape) for planes in self.planes]
         inputs = iter(drawn)
-        outputs = [self._view(arrays, recipe, inputs) for recipe in self.recipes]
+        dated = [
+            [_sliced(raw, next(inputs) if self.dates > 1 else p.at, p.dtype, p.shape) for p in self.planes[0]]
+            for _ in range(self.slots)
+        ]
+        outputs: list[Any] = []
+        given: dict[str, Any] = {}
+        for number, recipe in enumerate(self.recipes):
+            given = {name: next(inputs) for name in self.names[number]}
+            outputs.append(self._view(dated[number % self.slots], recipe, given))
         if self.mask is not None:
-            start, end, *rest = drawn
             shape = (1, *self.mask.shape)  # type: ignore[misc]
-            mask = _sliced(raw, self.mask.data_at, int(np.prod(shape)), "uint8", shape)
-            mask = augment.resampled_mask(mask, start, end, self.size(self.recipes[0]))
+            mask = _sliced(raw, self.mask.data_at, "uint8", shape)
+            mask = augment.resampled_mask(mask, given["start"], given["end"], self.size(self.recipes[0]))
             if self.recipes[0].rotate90:
-                mask = augment.transposition(mask, rest[2])
+                mask = augment.transposition(mask, given["transposed"])
             outputs.append(fn.squeeze(mask, axes=[0]))
         return tuple(outputs)
 
-    def _view(self, arrays: list[Any], recipe: ViewRecipe, inputs: Any) -> Any:
-        size = self.size(recipe)
-        kinds = {planes.dtype for planes in self.planes}
+    def _view(self, arrays: list[Any], recipe: ViewRecipe, given: dict[str, Any]) -> Any:
+        size, bands = self.size(recipe), len(self.bands)
+        kinds = {planes.dtype for planes in self.planes[0]}
         dtype = _GEOMETRY_TYPES[kinds.pop()] if len(kinds) == 1 else types.FLOAT
-        start, end, shift, divisor = (next(inputs) for _ in range(4))
-        view = fn.cat(*[augment.resampled_crop(array, start, end, size, dtype) for array in arrays], axis=0)
+        crops = [augment.resampled_crop(array, given["start"], given["end"], size, dtype) for array in arrays]
+        view = fn.cat(*crops, axis=0)
         if recipe.rotate90:
-            view = augment.transposition(view, next(inputs))
+            view = augment.transposition(view, given["transposed"])
         if recipe.blur:
-            view = augment.gaussian_blur(view, next(inputs), next(inputs))
-        more = recipe.noise or recipe.grey or recipe.band_dropout
+            view = augment.gaussian_blur(view, given["blurred"], given["sigma"])
+        if self._has_colour(recipe):
+            view = augment.colour(view, given["coloured"], given["matrix"], given["lift"])
+        grey = recipe.grey and not self.colours
+        more = recipe.solarise or recipe.noise or grey or recipe.band_dropout or recipe.cutout
         last = _DALI_TYPES[self.dtype]
-        view = augment.standardise(view, shift, divisor, types.FLOAT if more else last)
+        now = types.FLOAT if more else last
+        if recipe.contrast:
+            view = augment.contrast(view, given["shift"], given["divisor"], given["contrast"], now)
+        else:
+            view = augment.standardise(view, given["shift"], given["divisor"], now)
+        if recipe.solarise:
+            view = augment.solarise(view, given["solarised"], given["bend"])
         if recipe.noise:
-            tile = noise_tile(len(self.bands), size)
-            view = augment.sensor_noise(view, tile, next(inputs), next(inputs), size)
-        if recipe.grey:
-            view = augment.spectral_grey(view, next(inputs), len(self.bands))
+            tile = noise_tile(bands, size)
+            view = augment.sensor_noise(view, tile, given["position"], given["noise"], size)
+        if grey:
+            view = augment.spectral_grey(view, given["grey"], bands)
         if recipe.band_dropout:
-            view = augment.band_dropout(view, next(inputs), len(self.bands))
+            view = augment.band_dropout(view, given["dropping"], given["dropout"])
+        if recipe.cutout:
+            view = augment.cutout(view, given["cut"], given["corner"], given["extent"])
         return fn.cast(view, dtype=last) if more and last != types.FLOAT else view
 
 
-def _sliced(raw: Any, at: int, size: int, dtype: str, shape: tuple[int, ...]) -> Any:
-    part = fn.slice(raw, at, size, axes=[0])
+def _sliced(raw: Any, at: Any, dtype: str, shape: tuple[int, ...]) -> Any:
+    part = fn.slice(raw, at, [int(np.prod(shape)) * np.dtype(dtype).itemsize], axes=[0])
     return fn.reinterpret(part, dtype=_DALI_TYPES[dtype], shape=list(shape), layout="CHW")
 
 

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from nvidia import dali
 
-from pipeline.draws import DRAWS_VERSION, draw
+from pipeline.draws import DRAWS_VERSION, Draws, draw
 from pipeline.graph import ViewGraph
 from pipeline.order import Order
 from pipeline.reader import Reader
-from pipeline.views import ViewRecipe
+from pipeline.views import Seasons, ViewRecipe
 from shards.errors import BandstreamError
 from shards.shardset import ShardSet
 
@@ -48,7 +48,9 @@ class Loader:
     Parameters: `batch_size` over all ranks; `views`, one recipe a view; `labels`, `masks`, names in the manifest to
     serve along (a mask needs exactly one view); `bands`, names in the order wanted (default: the manifest's);
     `statistics`, band → (mean, std) in stored numbers to standardise with (default: the manifest's); `subset`, sample
-    numbers of the split to stay within; `device`, `cpu` or `cuda` (this process's current one); `dtype`, `float32` or
+    numbers of the split to stay within; `seasons`, which date of a place that has several a view shows: the `first`,
+    one that is drawn, the `same` for all views, or drawn and `different` for the views of a pair (more views than dates
+    begin again with the first one's); `device`, `cpu` or `cuda` (this process's current one); `dtype`, `float32` or
     `float16`; `threads` of the graph and of the reader.
 
     Views are the same bits whatever the batch size, the ranks and the threads: they depend on (seed, epoch, sample,
@@ -73,6 +75,7 @@ class Loader:
         bands: Sequence[str] | None = None,
         statistics: Mapping[str, tuple[float, float]] | None = None,
         subset: np.ndarray | None = None,
+        seasons: Seasons = "first",
         dtype: str = "float32",
     ) -> None:
         if device not in ("cpu", "cuda"):
@@ -84,6 +87,7 @@ class Loader:
         self.views = tuple(views)
         self.seed = seed
         self.training = training
+        self.seasons = seasons
         self.dtype = dtype
         self.waiting = 0.0
         self.epoch = self.cursor = 0
@@ -121,6 +125,7 @@ class Loader:
             device=device,
             threads=threads,
             dtype=dtype,
+            seasons=seasons,
         )
         height, width = self._graph.grid
         self._aspect = width / height
@@ -170,11 +175,15 @@ class Loader:
                 digits = 10 ** np.arange(raw.shape[1])[::-1]
                 labels = torch.from_numpy((raw.astype(np.int64) - ord("0")) @ digits)
         self._under_way.append((indices, labels))
-        drawn = [
-            draw(recipe, self.seed, self.epoch, indices, view, len(self.bands), self._aspect)
+        return self._graph.inputs(samples, self.draws(indices))
+
+    def draws(self, indices: np.ndarray) -> list[Draws]:
+        """What is drawn for sample numbers (N,) in the current epoch, an entry a view."""
+        return [
+            draw(recipe, self.seed, self.epoch, indices, view, len(self.bands), self._aspect, self._graph.dates,
+                 self.seasons)
             for view, recipe in enumerate(self.views)
-        ]
-        return self._graph.inputs(samples, drawn)
+        ]  # fmt: skip
 
     def _drain(self) -> None:
         """Empty the graph of what an epoch, or an iteration that was left in the middle, has in it."""
@@ -210,6 +219,7 @@ class Loader:
             "bands": self.bands,
             "statistics": [list(map(float, values)) for values in self.statistics],
             "views": [recipe.model_dump(mode="json") for recipe in self.views],
+            "seasons": self.seasons,
             "batch size": self.order.batch_size,
             "seed": self.seed,
             "dtype": self.dtype,

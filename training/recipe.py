@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from pipeline.views import ViewRecipe
+from pipeline.views import Seasons, ViewRecipe
 from shards.errors import BandstreamError
 
 Positive = Annotated[float, Field(gt=0)]
@@ -73,8 +73,23 @@ class Pretraining(Recipe):
     log_steps: Count = 10
     checkpoint_steps: Count = 1000
     """Checkpoints are also written at the end of every epoch."""
+    seasons: Seasons = "first"
+    """Which date of a place that has several the views show: the first, one drawn for both, or a different one each."""
     view: ViewRecipe = ViewRecipe()
     """Both views are drawn from it, independently."""
+    second_view: ViewRecipe | None = None
+    """The second view's own recipe, where it has one (as T' in BYOL)."""
+
+    @model_validator(mode="after")
+    def _one_size(self) -> "Pretraining":
+        if self.second_view and self.second_view.size != self.view.size:
+            raise ValueError(f"second_view.size {self.second_view.size} is not view.size {self.view.size}")
+        return self
+
+    @property
+    def views(self) -> list[ViewRecipe]:
+        """A recipe a view."""
+        return [self.view, self.second_view or self.view]
 
 
 class FineTuning(Recipe):

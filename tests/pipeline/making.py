@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +13,8 @@ from shards.layout import TRAILER, SampleLayout, finest_grid
 from shards.manifest import CREATED_BY, Manifest, SplitSpec
 
 BANDS = [name for name in SENTINEL2 if name != "B10"]
-SENTINEL2_ARRAYS = {
+Side = int | tuple[int, int]
+SENTINEL2_ARRAYS: dict[str, tuple[list[str], Side]] = {
     "10m.npy": (["B02", "B03", "B04", "B08"], 120),
     "20m.npy": (["B05", "B06", "B07", "B8A", "B11", "B12"], 60),
     "60m.npy": (["B01", "B09"], 20),
@@ -31,20 +33,28 @@ def make_set(
     folder: Path,
     sizes: dict[str, int],
     *,
-    arrays: dict[str, tuple[list[str], int]] = SENTINEL2_ARRAYS,
+    arrays: dict[str, tuple[list[str], Side]] = SENTINEL2_ARRAYS,
+    dates: int = 1,
     dtype: str = "uint16",
     image: Image = noise_image,
     mask: Callable[[int, tuple[int, int]], np.ndarray] | None = None,
     label: Callable[[int], int] = lambda number: number % 19,
     single: bool = False,
+    reflectance: dict[str, Any] | None = None,
     shard_samples: int = 10,
 ) -> Path:
-    """A shard set with `sizes` samples a split, a label of 19 each (multi-hot or `single`) and, given `mask`, masks."""
+    """A shard set with `sizes` samples a split, a label of 19 each (multi-hot or `single`) and, given `mask`, masks.
+
+    `arrays`: member → bands and side, or (height, width). With several `dates`, each has them all: `t1.10m.npy`, ...
+    """
     folder.mkdir(parents=True)
     held = [band for bands, _ in arrays.values() for band in bands]
     bands = [b for b in SENTINEL2 if b in held] if set(held) <= set(SENTINEL2) else held
-    shapes = {name: ((len(b), side, side), dtype) for name, (b, side) in arrays.items()}
-    grid = (max(side for _, side in arrays.values()),) * 2
+    times = {f"t{time}.{name}" if time else name: time for time in range(dates) for name in arrays}
+    arrays = {name: arrays[name.removeprefix(f"t{time}.")] for name, time in times.items()}
+    sides = {name: (side, side) if isinstance(side, int) else side for name, (_, side) in arrays.items()}
+    shapes = {name: ((len(b), *sides[name]), dtype) for name, (b, _) in arrays.items()}
+    grid = max(side[0] for side in sides.values()), max(side[1] for side in sides.values())
     masks = {"mask.npy": (grid, "uint8")} if mask else {}
     layout = SampleLayout(shapes, {"cls": 2} if single else {"labels.npy": ((19,), "uint8")}, masks, 64)
     splits, rows, number = {}, {name: [] for name in [*catalogue.COLUMNS, "labels"]}, 0
@@ -54,7 +64,7 @@ def make_set(
             keys, data = [], b""
             for position in range(min(shard_samples, count - first)):
                 key = f"P{number:05d}"
-                content = {n: image(number, b, shapes[n][0], dtype) for n, (b, _) in arrays.items()}
+                content = {n: image(number + 10**6 * times[n], b, shapes[n][0], dtype) for n, (b, _) in arrays.items()}
                 if single:
                     content["cls"] = f"{label(number):02}".encode()
                 else:
@@ -102,10 +112,10 @@ def make_set(
             ],
             "sample_bytes": layout.sample_bytes,
             "arrays": {
-                n: {"bands": b, "shape": shapes[n][0], "dtype": dtype, "offset": layout[n].data_at}
+                n: {"bands": b, "shape": shapes[n][0], "dtype": dtype, "offset": layout[n].data_at, "time": times[n]}
                 for n, (b, _) in arrays.items()
             },
-            "reflectance": {"scale": 1e-4, "offset": 0, "level": "L2A"},
+            "reflectance": reflectance or {"scale": 1e-4, "offset": 0, "level": "L2A"},
             "labels": {
                 "land_cover": {
                     "member": "cls" if single else "labels.npy",

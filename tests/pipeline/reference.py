@@ -1,7 +1,19 @@
-"""The view graph once more, written plainly with NumPy and SciPy: the independent truth for its tests."""
+"""The view graph once more, written plainly with NumPy and SciPy: the independent truth for its tests.
+
+Each augmentation stands where DESIGN's order has it, acts on reflectance or on standard deviations as it is defined,
+and is folded into nothing.
+"""
+
+from collections.abc import Sequence
 
 import numpy as np
 from scipy import ndimage
+
+from pipeline.draws import Draws, noise_tile
+from pipeline.loader import Loader
+from pipeline.views import ViewRecipe
+from shards.bands import true_colour
+from shards.shardset import Sample
 
 
 def resampling_matrix(source: int, target: int, start: float, end: float) -> np.ndarray:
@@ -48,25 +60,96 @@ def heading(view: np.ndarray, flip: np.ndarray, turns: int) -> np.ndarray:
     return np.rot90(view, turns, (-2, -1))
 
 
-def view_of(image_arrays, draws, n, recipe, mean, std, tile, *, integers):
-    """One view (C, S, S), float64, of the sample whose arrays [(planes, channels)] are given, from its draws."""
-    size = (recipe.size, recipe.size)
-    view = np.empty((len(mean), *size))
-    for planes, channels in image_arrays:
-        view[channels] = resample(planes, draws.start[n], draws.end[n], size)
-    if integers:
-        view = np.rint(view)
-    view = heading(view, draws.flip[n], draws.turns[n])
+def recoloured(picture: np.ndarray, saturation: float, hue: float, grey: bool) -> np.ndarray:
+    """(red, green, blue) (3, H, W): chroma as a complex number, I + iQ, multiplied; or luminance alone."""
+    red, green, blue = picture
+    luminance = 0.299 * red + 0.587 * green + 0.114 * blue
+    if grey:
+        return np.stack([luminance] * 3)
+    i = 0.595716 * red - 0.274453 * green - 0.321263 * blue
+    q = 0.211456 * red - 0.522591 * green + 0.311135 * blue
+    chroma = (i + 1j * q) * saturation * np.exp(-2j * np.pi * hue)
+    to_rgb = np.linalg.inv([[0.299, 0.587, 0.114], [0.595716, -0.274453, -0.321263], [0.211456, -0.522591, 0.311135]])
+    return np.einsum("ij,jhw->ihw", to_rgb, np.stack([luminance, chroma.real, chroma.imag]))
+
+
+def geometry(
+    arrays: Sequence[tuple[np.ndarray, list[int]]], draws: Draws, n: int, recipe: ViewRecipe, channels: int
+) -> np.ndarray:
+    """The drawn window of [(planes, channels)], resampled and turned: float64 (C, H, W), in stored numbers."""
+    finest = max(planes.shape[1] for planes, _ in arrays), max(planes.shape[2] for planes, _ in arrays)
+    size = (recipe.size, recipe.size) if recipe.size else finest
+    view = np.empty((channels, *size))
+    for planes, places in arrays:
+        view[places] = resample(planes, draws.start[n], draws.end[n], size)
+    return heading(view, draws.flip[n], int(draws.turns[n]))
+
+
+def radiometry(
+    view: np.ndarray,
+    draws: Draws,
+    n: int,
+    recipe: ViewRecipe,
+    statistics: tuple[np.ndarray, np.ndarray],
+    light: tuple[float, float],
+    colours: Sequence[int] | None,
+) -> np.ndarray:
+    """All that follows the geometry, on stored numbers (C, H, W) → standardised float64 (C, H, W).
+
+    `light`: scale and offset by which stored numbers are reflectance. `colours`: the channels of red, green and blue
+    where that is all there is.
+    """
+    (scale, offset), (mean, std) = light, (value[:, None, None] for value in statistics)
     if draws.blur_sigma[n] > 0:
         sigma = float(draws.blur_sigma[n])
         radius = int(np.ceil(3 * sigma))
         view = ndimage.gaussian_filter(view, (0, sigma, sigma), mode="mirror", radius=(0, radius, radius))
-    view = view * draws.gain[n][:, None, None].astype(np.float64)
-    view = (view - mean[:, None, None]) / std[:, None, None]
+    reflectance = view * scale + offset
+    reflectance = reflectance * draws.gain[n][:, None, None].astype(np.float64) * float(draws.brightness[n])
+    middle = reflectance.mean((1, 2), keepdims=True)
+    reflectance = middle + float(draws.contrast[n]) * (reflectance - middle)
+    if colours is not None:
+        picture = recoloured(
+            reflectance[list(colours)], float(draws.saturation[n]), float(draws.hue[n]), bool(draws.grey[n])
+        )
+        if draws.solarised[n]:
+            picture = np.where(picture >= 0.5, 1 - picture, picture)
+        reflectance = np.stack([picture[list(colours).index(channel)] for channel in range(3)])
+    view = ((reflectance - offset) / scale - mean) / std
     view = view + draws.offset[n][:, None, None]
     if recipe.noise:
+        tile = noise_tile(len(view), view.shape[1:])
         y, x = draws.noise_position[n]
-        view = view + draws.noise_sigma[n] * tile[:, y : y + size[0], x : x + size[1]]
-    if draws.grey[n]:
+        view = view + draws.noise_sigma[n] * tile[:, y : y + view.shape[1], x : x + view.shape[2]]
+    if draws.grey[n] and colours is None:
         view = np.broadcast_to(view.mean(0), view.shape)
-    return np.where(draws.dropped[n][:, None, None], 0, view)
+    view = np.where(draws.dropped[n][:, None, None], 0, view)
+    for hole in draws.holes[n]:
+        if hole.any():
+            top, left, bottom, right = (round(float(edge)) for edge in hole * np.float32([*view.shape[1:]] * 2))
+            view[:, top:bottom, left:right] = 0
+    return view
+
+
+def view_of(loader: Loader, sample: Sample, draws: Draws, n: int, view: int, *, rounded: bool) -> np.ndarray:
+    """View number `view` of a sample as its loader serves it, from its draws: float64 (C, H, W).
+
+    `rounded`: to whole stored numbers after the resampling, as 16-bit arrays are.
+    """
+    manifest, recipe = loader.shard_set.manifest, loader.views[view]
+    arrays = [
+        (sample.arrays[name][[array.bands.index(b) for b in loader.bands if b in array.bands]],
+         [loader.bands.index(b) for b in loader.bands if b in array.bands])
+        for name, array in manifest.arrays.items() if array.time == draws.date[n]
+    ]  # fmt: skip
+    stored = geometry(arrays, draws, n, recipe, len(loader.bands))
+    colours = true_colour(loader.bands) if len(loader.bands) == 3 else None
+    return radiometry(
+        np.rint(stored) if rounded else stored,
+        draws,
+        n,
+        recipe,
+        loader.statistics,
+        (manifest.reflectance.scale, manifest.reflectance.offset),
+        [loader.bands.index(band) for band in colours] if colours else None,
+    )

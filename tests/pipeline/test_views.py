@@ -1,97 +1,218 @@
-"""Views from the graph, against NumPy and SciPy from the same draws."""
+"""Views from the graph, against NumPy and SciPy from the same draws. All of them: tests/proofs/view_parity.py."""
+
+import colorsys
+import json
+from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageEnhance
+from scipy import stats
 
-from pipeline.draws import draw, noise_tile
+from pipeline import augmentations as augment
+from pipeline.draws import draw
+from pipeline.graph import planes_of_dates
 from pipeline.loader import Loader
 from pipeline.views import ViewRecipe
+from shards.errors import BandstreamError
+from shards.manifest import Manifest
 from tests.pipeline import reference
-from tests.pipeline.making import BANDS, SENTINEL2_ARRAYS, make_set
-
-OFF = {"crop_scale": None, "flip_horizontal": 0, "flip_vertical": 0, "rotate90": 0}
-AUGMENTATIONS = {
-    "plain": OFF,
-    "crop": OFF | {"crop_scale": (0.2, 1.0)},
-    "flips": OFF | {"flip_horizontal": 0.5, "flip_vertical": 0.5},
-    "rotate90": OFF | {"rotate90": 0.75},
-    "blur": OFF | {"blur": 0.7},
-    "gain": OFF | {"gain": 0.3},
-    "offset": OFF | {"offset": 0.5},
-    "noise": OFF | {"noise": 0.5},
-    "grey": OFF | {"grey": 0.5},
-    "band_dropout": OFF | {"band_dropout": 0.8, "band_dropout_max": 3},
-    "everything": {
-        "blur": 0.5,
-        "gain": 0.2,
-        "offset": 0.1,
-        "noise": 0.1,
-        "grey": 0.3,
-        "band_dropout": 0.5,
-    },
-}
-PICTURES = {"rgb.npy": (["red", "green", "blue"], 50)}
-LAYOUTS = {
-    "float32, 12 bands": (SENTINEL2_ARRAYS, "float32"),
-    "uint16, 12 bands": (SENTINEL2_ARRAYS, "uint16"),
-    "int16, 13 bands": ({"10m.npy": ([*BANDS[:10], "B10", *BANDS[10:]], 64)}, "int16"),
-    "uint8, pictures": (PICTURES, "uint8"),
-    "float32, odd size": ({"10m.npy": (BANDS, 37)}, "float32"),
-}
+from tests.pipeline.making import BANDS, make_set
+from tests.proofs import view_parity
+from tests.proofs.view_parity import ALONE, LAYOUTS, OFF, check, parity, recipes_for
 
 
-@pytest.fixture(scope="module", params=LAYOUTS)
-def any_set(request, tmp_path_factory):
-    arrays, dtype = LAYOUTS[request.param]
-    return make_set(tmp_path_factory.mktemp("views") / "set", {"train": 8}, arrays=arrays, dtype=dtype), dtype
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory):
+    made: dict[str, Path] = {}
+
+    def of(layout: str, dates: int = 1) -> Path:
+        name = f"{layout} {dates}"
+        if name not in made:
+            folder = tmp_path_factory.mktemp("views") / "set"
+            made[name] = make_set(folder, {"train": 8}, dates=dates, **LAYOUTS[layout])
+        return made[name]
+
+    return of
 
 
-def expected(loader, recipe, seed, batch, view, integers):
-    """Views (N, C, S, S) by NumPy and SciPy, and the draws that made them."""
-    manifest = loader.shard_set.manifest
-    mean, std = (np.array([getattr(manifest.statistics[b], k) for b in loader.bands]) for k in ("mean", "std"))
-    draws = draw(recipe, seed, 0, batch.indices.numpy(), view, len(loader.bands))
-    tile = noise_tile(len(loader.bands), (recipe.size, recipe.size))
-    views = []
-    for n, index in enumerate(batch.indices.tolist()):
-        sample = loader.shard_set.read("train", index)
-        arrays = [
-            (sample.arrays[name], [loader.bands.index(b) for b in spec.bands]) for name, spec in manifest.arrays.items()
-        ]
-        views.append(reference.view_of(arrays, draws, n, recipe, mean, std, tile, integers=integers))
-    return np.stack(views), draws, std
+@pytest.fixture(scope="module", params=["uint16, 12 bands", "float32, odd", "uint8, 3 bands"])
+def any_set(request, sets):
+    return sets(request.param)
 
 
-@pytest.mark.parametrize("name", AUGMENTATIONS)
-def test_a_view_equals_numpy_and_scipy(any_set, name):
-    folder, dtype = any_set
-    recipe = ViewRecipe(size=45, **AUGMENTATIONS[name])
-    loader = Loader(folder, "train", 8, [recipe, recipe], seed=5)
-    batch = next(iter(loader))
-    integers = dtype in ("uint16", "int16")
-    for view in range(2):
-        truth, draws, std = expected(loader, recipe, 5, batch, view, integers)
-        found = batch.views[view].numpy()
-        tolerance = 2e-4
-        if integers:  # a resampled value half-way between two stored numbers may be rounded either way
-            tolerance += draws.gain.max() / std.min()
-            assert np.mean(np.abs(found - truth) > 2e-4) < 0.05
-        np.testing.assert_allclose(found, truth, atol=tolerance)
+EACH = [("uint16, 12 bands", name) for name in ALONE] + [("uint8, 3 bands", name) for name in view_parity.OF_PICTURES]
+ALL = [(layout, name) for layout in LAYOUTS for name in recipes_for(LAYOUTS[layout]) if name.startswith("everything")]
+
+
+@pytest.mark.parametrize(("layout", "name"), list(dict.fromkeys(EACH + ALL)))
+def test_a_view_equals_numpy_and_scipy(sets, layout, name):
+    recipe = recipes_for(LAYOUTS[layout])[name]
+    loader = Loader(sets(layout), "train", 8, [recipe, recipe], seed=5, threads=1)
+    check(parity(loader), name)
     loader.close()
 
 
+@pytest.mark.parametrize("layout", ["uint16, 12 bands", "uint8, 3 bands"])
+def test_float16_is_within_its_rounding(sets, layout):
+    recipe = ViewRecipe(size=32, **ALONE["everything"])
+
+    def loader(dtype):
+        return Loader(sets(layout), "train", 8, [recipe], seed=5, dtype=dtype)
+
+    check(parity(loader("float16")), layout)
+    full, half = (next(iter(loader(dtype))).views[0] for dtype in ("float32", "float16"))
+    assert half.dtype == torch.float16
+    step = torch.from_numpy(np.spacing(half.abs().numpy()))
+    assert ((half.double() - full.double()).abs() <= step.double() / 2).all()
+
+
+@pytest.mark.parametrize("layout", ["uint16, 12 bands", "int16, 13 bands"])
+def test_resampling_to_whole_numbers_is_off_by_half_of_one_at_most(sets, layout):
+    worst = view_parity.stored_deviation(sets(layout), ViewRecipe(size=45, **ALONE["crop"]), "cpu")
+    assert 0.45 < worst <= view_parity.HALF
+
+
+def test_recipes_of_several_sizes_make_one_batch(sets):
+    recipes = ViewRecipe(size=40, **ALONE["everything"]).multi_crop(3, 24, (0.05, 0.2))
+    loader = Loader(sets("uint16, 12 bands"), "train", 8, recipes, seed=5)
+    check(parity(loader), "multi-crop")
+    views = next(iter(Loader(sets("uint16, 12 bands"), "train", 8, recipes, seed=5))).views
+    assert [tuple(view.shape) for view in views] == [(8, 12, 40, 40)] * 2 + [(8, 12, 24, 24)] * 3
+    draws = loader.draws(np.arange(8))
+    areas = [(each.end - each.start).prod(1) for each in draws]
+    assert min(area.min() for area in areas[:2]) > 0.19
+    assert max(area.max() for area in areas[2:]) < 0.21
+    assert len({tuple(area) for area in areas}) == 5
+
+
+def test_each_view_has_its_own_recipe(sets):
+    first, second = (ViewRecipe(size=40, **ALONE[name]) for name in ("everything", "blur"))
+    unlike, alike = (
+        [Loader(sets("float32, 12 bands"), "train", 8, recipes, seed=5) for recipes in ([first, second], [first] * 2)]
+        for _ in range(2)
+    )
+    check(parity(unlike[0]), "a recipe a view")
+    a, b = (next(iter(loader)).views for loader in alike)
+    assert torch.equal(a[0], b[0]) and not torch.equal(a[1], b[1])
+
+
+@pytest.mark.parametrize(("seasons", "count"), [("same", 1), ("same", 2), ("different", 2), ("different", 5)])
+def test_views_of_drawn_dates_show_those_dates(sets, seasons, count):
+    folder = sets("float32, 12 bands", dates=3)
+    loader = Loader(folder, "train", 8, [ViewRecipe(size=24, gain=0.2)] * count, seed=5, seasons=seasons)
+    check(parity(loader), seasons)
+    dates = np.stack([each.date for each in loader.draws(np.arange(8))], 1)
+    assert len(np.unique(dates[:, 0])) == 3
+    assert np.array_equal(dates, dates[:, :1].repeat(count, 1)) == (seasons == "same")
+    if seasons == "different":
+        assert (dates[:, 0] != dates[:, 1]).all() and (dates[:, 3:] == dates[:, : count - 3]).all()
+    first = Loader(folder, "train", 8, [ViewRecipe(size=24, gain=0.2)] * count, seed=5)
+    check(parity(first), "first")
+    assert not np.any([each.date for each in first.draws(np.arange(8))])
+
+
+def test_a_mask_goes_with_any_date_of_its_place(tmp_path):
+    folder = make_set(tmp_path / "set", {"train": 6}, dates=2, mask=ramp_classes, image=ramp, dtype="float32")
+    loader = Loader(folder, "train", 6, [ViewRecipe(size=56)], masks="land_cover", seasons="same")
+    alone = Loader(folder, "train", 6, [ViewRecipe(size=56)], masks="land_cover")
+    assert torch.equal(next(iter(loader)).mask, next(iter(alone)).mask)
+
+
+@pytest.mark.parametrize(
+    ("dates", "views", "seasons", "message"),
+    [
+        (1, 2, "different", "holds one date of each place, of which none can be drawn: take seasons = 'first'"),
+        (1, 2, "same", "holds one date of each place"),
+        (2, 1, "different", "different dates take a pair of views"),
+        (2, 2, "diferent", "seasons = 'diferent': there are 'first', 'same', 'different'"),
+    ],
+)
+def test_dates_that_cannot_be_drawn_are_refused(sets, dates, views, seasons, message):
+    with pytest.raises(BandstreamError, match=message):
+        Loader(sets("uint8, 3 bands", dates), "train", 8, [ViewRecipe(size=32)] * views, seasons=seasons)
+
+
+def test_dates_of_other_shapes_are_refused(tmp_path):
+    folder = make_set(tmp_path / "set", {"train": 2}, arrays={"10m.npy": (["B02"], 24)}, dates=2)
+    content = json.loads((folder / "dataset.json").read_text())
+    content["arrays"]["t1.10m.npy"]["shape"] = [1, 12, 48]
+    with pytest.raises(BandstreamError, match="date 1 in other shapes or types than date 0"):
+        planes_of_dates(Manifest.model_validate(content), ["B02"])
+
+
+@pytest.mark.parametrize("name", ["saturation", "hue", "solarise"])
+def test_colours_of_bands_that_are_no_picture_are_refused(sets, name):
+    recipe = ViewRecipe(size=32, **{name: 0.1})
+    with pytest.raises(BandstreamError, match=f"{name} is for pictures of red, green and blue: set it to 0 for B01, "):
+        Loader(sets("float32, 12 bands"), "train", 8, [recipe])
+    with pytest.raises(BandstreamError, match="set it to 0 for B02, B03, B08"):
+        Loader(sets("float32, 12 bands"), "train", 8, [recipe], bands=["B02", "B03", "B08"])
+    check(parity(Loader(sets("float32, 12 bands"), "train", 8, [recipe], bands=["B03", "B04", "B02"])), name)
+
+
+def test_colour_matrices_are_those_of_the_field():
+    """Saturation and grey as Pillow has them (by its 8-bit numbers), hue turning red to green as HSV does."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(60, 180, (20, 20, 3)).astype(np.uint8)
+    one, none, no = np.array([1.0]), np.array([0.0]), np.array([False])
+    for factor in (0.4, 1.5):
+        matrix = augment.colour_matrix(np.array([factor]), none, no)[0]
+        truth = np.asarray(ImageEnhance.Color(Image.fromarray(pixels)).enhance(factor)).astype(float)
+        assert np.abs(pixels @ matrix.T - truth).max() <= 1 + factor  # Pillow rounds its greys, then its result
+    grey = np.asarray(Image.fromarray(pixels).convert("L")).astype(float)
+    matrix = augment.colour_matrix(one, none, ~no)[0]
+    assert np.abs(pixels @ matrix.T - grey[..., None]).max() <= 0.51
+    for turn in (-1 / 3, -0.1, 0.05, 1 / 3):
+        matrix = augment.colour_matrix(one, np.array([turn]), no)[0]
+        np.testing.assert_allclose(matrix @ np.ones(3), 1, atol=1e-12)
+        np.testing.assert_allclose(augment.RGB_TO_YIQ[0] @ matrix, augment.RGB_TO_YIQ[0], atol=1e-12)
+        for start in np.linspace(0, 1, 12, endpoint=False):
+            pale = matrix @ (0.5 + 0.1 * np.array(colorsys.hsv_to_rgb(start, 1, 1)))
+            moved = (colorsys.rgb_to_hsv(*pale)[0] - start - turn + 0.5) % 1 - 0.5
+            assert abs(moved) < 0.09  # of a full turn: the planes of YIQ and HSV are not round alike
+    assert np.allclose(augment.colour_matrix(one, one, no), np.eye(3))
+
+
+PATCH = np.arange(144, dtype=np.uint16).reshape(1, 12, 12)
+"""A patch without symmetry."""
+
+
+def test_flips_and_turns_are_all_eight_headings_of_a_square(tmp_path):
+    """The graph's views of a whole patch are the group of the square, each as likely, and nothing else."""
+    folder = make_set(tmp_path / "set", {"train": 400}, arrays={"10m.npy": (["B02"], 12)}, image=lambda *_: PATCH)
+    recipe = ViewRecipe(size=12, crop_scale=None)
+    loader = Loader(folder, "train", 400, [recipe], statistics={"B02": (0.0, 1.0)})
+    views = next(iter(loader)).views[0][:, 0].numpy()
+    group = [np.rot90(side, turns) for side, turns in product((PATCH[0], PATCH[0].T), range(4))]
+    matches = np.array([[np.array_equal(view, heading) for heading in group] for view in views])
+    assert (matches.sum(1) == 1).all() and matches.any(0).all()
+    assert stats.chisquare(matches.sum(0)).pvalue > 1e-3
+
+
+def test_what_is_off_is_not_in_the_graph(sets):
+    def operators(**fields):
+        graph = Loader(sets("uint8, 3 bands"), "train", 8, [ViewRecipe(size=32, **OFF | fields)])._graph
+        return {type(op).__name__ for op in graph.pipe._ops}, graph.input_count
+
+    plain, inputs = operators()
+    for name, fields in (ALONE | view_parity.OF_PICTURES).items():
+        found, count = operators(**fields)
+        free = name in ("plain", "crop", "flips", "gain", "brightness", "offset")  # nothing is free but what is folded
+        assert (found == plain and count == inputs) == free, name
+
+
 def test_the_two_views_of_a_sample_differ(any_set):
-    folder, _ = any_set
-    loader = Loader(folder, "train", 8, [ViewRecipe(size=32)] * 2)
+    loader = Loader(any_set, "train", 8, [ViewRecipe(size=32)] * 2)
     batch = next(iter(loader))
     assert ((batch.views[0] - batch.views[1]).abs().amax((1, 2, 3)) > 0.1).all()
 
 
 def test_standardised_values_are_never_clipped(any_set):
-    folder, _ = any_set
-    loader = Loader(folder, "train", 8, [ViewRecipe.plain(32)])
-    tight = Loader(folder, "train", 8, [ViewRecipe.plain(32)], statistics=dict.fromkeys(loader.bands, (1.0, 1e-3)))
+    loader = Loader(any_set, "train", 8, [ViewRecipe.plain(32)])
+    tight = Loader(any_set, "train", 8, [ViewRecipe.plain(32)], statistics=dict.fromkeys(loader.bands, (1.0, 1e-3)))
     wide, far = next(iter(loader)).views[0], next(iter(tight)).views[0]
     manifest = loader.shard_set.manifest
     mean, std = (
@@ -99,16 +220,6 @@ def test_standardised_values_are_never_clipped(any_set):
     )
     assert far.max() > 1e4
     torch.testing.assert_close(far, (wide * std + mean - 1.0) / 1e-3, rtol=1e-4, atol=1.0)
-
-
-def test_float16_is_float32_rounded(any_set):
-    folder, _ = any_set
-    recipe = ViewRecipe(size=32, **AUGMENTATIONS["everything"])
-    full, half = (
-        next(iter(Loader(folder, "train", 8, [recipe], dtype=dtype))).views[0] for dtype in ("float32", "float16")
-    )
-    assert half.dtype == torch.float16
-    torch.testing.assert_close(half, full.half(), rtol=1e-3, atol=1e-6)
 
 
 def ramp(number, bands, shape, dtype):
@@ -189,10 +300,9 @@ def test_headings_of_a_whole_patch_are_exact_for_image_and_mask(tmp_path):
 
 
 def test_bands_come_by_name_in_the_order_asked_for(any_set):
-    folder, _ = any_set
-    every = Loader(folder, "train", 8, [ViewRecipe.plain(32)])
+    every = Loader(any_set, "train", 8, [ViewRecipe.plain(32)])
     wanted = every.bands[::-1][:3]
-    some = Loader(folder, "train", 8, [ViewRecipe.plain(32)], bands=wanted)
+    some = Loader(any_set, "train", 8, [ViewRecipe.plain(32)], bands=wanted)
     channels = [every.bands.index(band) for band in wanted]
     torch.testing.assert_close(next(iter(some)).views[0], next(iter(every)).views[0][:, channels], rtol=0, atol=0)
 
