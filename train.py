@@ -90,6 +90,7 @@ def pretrain(
     loader = Loader(
         shard_set, "train", recipe.batch_size, [recipe.view] * 2, seed=recipe.seed, rank=place.rank,
         world_size=place.world_size, device=place.device.type, threads=threads, bands=recipe.bands,
+        window=recipe.window,
     )  # fmt: skip
     steps = len(loader) * recipe.epochs
 
