@@ -90,7 +90,7 @@ def pretrain(
     loader = Loader(
         shard_set, "train", recipe.batch_size, recipe.views, seed=recipe.seed, rank=place.rank,
         world_size=place.world_size, device=place.device.type, threads=threads, bands=recipe.bands,
-        seasons=recipe.seasons,
+        window=recipe.window, seasons=recipe.seasons,
     )  # fmt: skip
     steps = len(loader) * recipe.epochs
 

@@ -48,7 +48,7 @@ def loader(shards: Path, repeats: int, seconds: float, batch_size: int, view_siz
     def read() -> Iterator[Any]:
         reader = Reader(shard_set, "train", prefix, threads)
         order = Order(shard_set.size("train"), batch_size, 0, training=True)
-        plan = (order.batch(epoch, number) for epoch in itertools.count() for number in order.numbers())
+        plan = (order.batch(epoch, start) for epoch in itertools.count() for start in order.starts())
         for _, raw in reader.batches(plan):
             yield [raw]
 

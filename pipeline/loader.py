@@ -5,7 +5,9 @@ import os
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,9 @@ from nvidia import dali
 
 from pipeline.draws import DRAWS_VERSION, Draws, draw
 from pipeline.graph import ViewGraph
-from pipeline.order import Order
+from pipeline.order import ORDER_VERSION, Order, Windows
 from pipeline.reader import Reader
+from pipeline.resume import checked
 from pipeline.views import Seasons, ViewRecipe
 from shards.errors import BandstreamError
 from shards.shardset import ShardSet
@@ -48,10 +51,12 @@ class Loader:
     Parameters: `batch_size` over all ranks; `views`, one recipe a view; `labels`, `masks`, names in the manifest to
     serve along (a mask needs exactly one view); `bands`, names in the order wanted (default: the manifest's);
     `statistics`, band → (mean, std) in stored numbers to standardise with (default: the manifest's); `subset`, sample
-    numbers of the split to stay within; `seasons`, which date of a place that has several a view shows: the `first`,
-    one that is drawn, the `same` for all views, or drawn and `different` for the views of a pair (more views than dates
-    begin again with the first one's); `device`, `cpu` or `cuda` (this process's current one); `dtype`, `float32` or
-    `float16`; `threads` of the graph and of the reader.
+    numbers of the split to stay within; `window`, shards that an epoch of training mixes at a time, for sets that the
+    page cache or the disk cannot serve in any order (default: the whole split; evaluation reads shard after shard);
+    `seasons`, which date of a place that has several a view shows: the `first`, one that is drawn, the `same` for all
+    views, or drawn and `different` for the views of a pair (more views than dates begin again with the first one's);
+    `device`, `cpu` or `cuda` (this process's current one); `dtype`, `float32` or `float16`; `threads` of the graph and
+    of the reader.
 
     Views are the same bits whatever the batch size, the ranks and the threads: they depend on (seed, epoch, sample,
     view) alone. Tensors share memory with the graph's outputs and stay valid as long as they are held.
@@ -75,6 +80,7 @@ class Loader:
         bands: Sequence[str] | None = None,
         statistics: Mapping[str, tuple[float, float]] | None = None,
         subset: np.ndarray | None = None,
+        window: int | None = None,
         seasons: Seasons = "first",
         dtype: str = "float32",
     ) -> None:
@@ -91,14 +97,11 @@ class Loader:
         self.dtype = dtype
         self.waiting = 0.0
         self.epoch = self.cursor = 0
-        total = self.shard_set.size(split)
-        self._samples = np.arange(total) if subset is None else np.asarray(subset, np.int64)
-        if subset is not None and (
-            len(np.unique(self._samples)) != len(self._samples)
-            or not (len(self._samples) and self._samples.min() >= 0 and self._samples.max() < total)
-        ):
-            raise BandstreamError(f"a subset of {split} names samples 0 to {total - 1}, each once and at least one")
-        self.order = Order(len(self._samples), batch_size, seed, training, rank, world_size)
+        self.window = window if training else None
+        self._subset = None if subset is None else _within(subset, self.shard_set.size(split), split)
+        samples = self.shard_set.size(split) if self._subset is None else len(self._subset)
+        windows = None if self.window is None else self._windows(self.window)
+        self.order = Order(samples, batch_size, seed, training, rank, world_size, windows)
         self._label = _known(manifest.labels, labels, "labels", self.shard_set.root)
         self._mask = _known(manifest.masks, masks, "masks", self.shard_set.root)
         if self._mask and len(self.views) != 1:
@@ -132,12 +135,12 @@ class Loader:
 
     def __len__(self) -> int:
         """Batches that this rank serves in a whole epoch."""
-        return len(self.order.numbers())
+        return len(self.order.starts())
 
     @property
     def left_out(self) -> int:
-        """Samples at an epoch's end that training does not serve, over all ranks."""
-        return self.order.left_out
+        """Samples at the current epoch's end that training does not serve, over all ranks."""
+        return self.order.left_out(self.cursor)
 
     def set_epoch(self, epoch: int) -> None:
         """Go to the beginning of an epoch; a no-op where the loader is in it already, so that a resumed one goes on."""
@@ -148,20 +151,36 @@ class Loader:
         if not self.training:
             self.cursor = 0
         self._drain()
-        numbers = self.order.numbers(self.cursor // self.order.batch_size)
-        plan = (self._samples[self.order.batch(self.epoch, number)] for number in numbers)
+        epoch, starts = self.epoch, self.order.starts(self.cursor)
+        plan = (self._within_split(self.order.batch(epoch, start)) for start in starts)
         self._plan = self._reader.batches(plan)
-        for number in numbers:
+        for start in starts:
             began = time.perf_counter()
             outputs = self._graph.pipe.run()
             indices, labels = self._under_way.popleft()
             tensors = [torch.from_dlpack(output.as_tensor()) for output in outputs]
             self.waiting += time.perf_counter() - began
-            self.cursor = min((number + 1) * self.order.batch_size, self.order.samples)
+            self.cursor = min(start + self.order.batch_size, self.order.samples)
+            here = epoch, self.cursor
             mask = tensors.pop() if self._mask else None
             yield Batch(tensors, torch.from_numpy(indices), labels, mask)
+            if (self.epoch, self.cursor) != here:
+                raise BandstreamError("the loader was moved in the middle of an iteration: leave it and begin another")
         self._drain()
-        self.epoch, self.cursor = self.epoch + 1, 0
+        self.epoch, self.cursor = epoch + 1, 0
+
+    def _windows(self, window: int) -> Windows:
+        """Windows over the shards that the split, or its subset, has samples in."""
+        if self._subset is None:
+            specs = self.shard_set.manifest.splits[self.split].shards
+            return Windows(np.array([shard.samples for shard in specs]), window)
+        self._subset = np.sort(self._subset)
+        shards, _ = self.shard_set.locate(self.split, self._subset)
+        return Windows(np.unique(shards, return_counts=True)[1], window)
+
+    def _within_split(self, numbers: np.ndarray) -> np.ndarray:
+        """Numbers of the order (n,) → sample numbers of the split (n,)."""
+        return numbers if self._subset is None else self._subset[numbers]
 
     def _feed(self) -> tuple[np.ndarray, ...]:
         """One batch for the graph, which copies what it is given before it asks again."""
@@ -199,30 +218,36 @@ class Loader:
 
     def state_dict(self) -> dict[str, Any]:
         """Where the loader stands: epoch, samples of it served over all ranks, and what the data depend on."""
-        return {"epoch": self.epoch, "cursor": self.cursor, "fingerprint": self._fingerprint()}
+        return {"epoch": self.epoch, "cursor": self.cursor, "fingerprint": deepcopy(self._fingerprint)}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go where another loader stood, on any number of ranks. Raises BandstreamError naming what differs."""
-        here = self._fingerprint()
-        there = state["fingerprint"]
-        different = [name for name in here if here[name] != there.get(name)]
-        if different:
-            told = "; ".join(f"{name}: {there.get(name)} then, {here[name]} now" for name in different)
-            raise BandstreamError(f"cannot resume on other data ({told}): restore what it was, or start a new run")
-        self.epoch, self.cursor = int(state["epoch"]), int(state["cursor"])
+    def load_state_dict(self, state: Mapping[str, Any], elastic: bool = False) -> None:
+        """Go where another loader stood, on any number of ranks.
 
+        The rest of the epoch is what it would have been, bit for bit. `elastic`: its global batch may have been of
+        another size; the epoch then goes on from the first sample that was not served, and `left_out` is the tail of
+        that. Raises BandstreamError naming what differs, or what is wrong with the state.
+        """
+        if not self.training:
+            raise BandstreamError("evaluation begins anew with each iteration: only a loader for training is resumed")
+        self.epoch, self.cursor = checked(state, self._fingerprint, self.order.samples, elastic)
+
+    @cached_property
     def _fingerprint(self) -> dict[str, Any]:
+        mean, std = self.statistics
         return {
             "shard set": self.shard_set.manifest.fingerprint(),
             "split": self.split,
-            "subset": hashlib.sha256(self._samples.tobytes()).hexdigest(),
+            "training": self.training,
+            "subset": None if self._subset is None else hashlib.sha256(self._subset.tobytes()).hexdigest(),
+            "window": self.window,
             "bands": self.bands,
-            "statistics": [list(map(float, values)) for values in self.statistics],
-            "views": [recipe.model_dump(mode="json") for recipe in self.views],
+            "statistics": {name: [float(m), float(s)] for name, m, s in zip(self.bands, mean, std, strict=True)},
+            "views": {str(number): recipe.model_dump(mode="json") for number, recipe in enumerate(self.views)},
             "seasons": self.seasons,
             "batch size": self.order.batch_size,
             "seed": self.seed,
             "dtype": self.dtype,
+            "order": ORDER_VERSION,
             "draws": DRAWS_VERSION,
             "DALI": dali.__version__,
         }
@@ -231,6 +256,16 @@ class Loader:
         """Stop reading and close the shards."""
         self._drain()
         self._reader.close()
+
+
+def _within(subset: np.ndarray, total: int, split: str) -> np.ndarray:
+    """A subset of [0, total), int64 (n,). Raises BandstreamError where it is empty, repeats or leaves that range."""
+    numbers = np.asarray(subset)
+    distinct = np.unique(numbers)
+    whole = numbers.dtype.kind in "iu" and numbers.ndim == 1 and 0 < len(distinct) == len(numbers)
+    if not whole or distinct[0] < 0 or distinct[-1] >= total:
+        raise BandstreamError(f"a subset of {split} names samples 0 to {total - 1}, each once and at least one")
+    return numbers.astype(np.int64)
 
 
 def _known(specs: Mapping[str, Any], name: str | None, what: str, root: Path) -> Any:

@@ -2,7 +2,9 @@
 
 A Feistel network over the smallest even number of bits that holds n is a bijection; values that fall outside are sent
 through it again until they fall inside (cycle walking; Black and Rogaway 2002, "Ciphers with arbitrary finite
-domains"). So position → sample is a pure function that needs no memory, for ten samples or a thousand million.
+domains"). So position → sample is a pure function that needs no memory, for ten samples or a thousand million. Where
+any order costs too much (disks, network mounts, a cache smaller than the set), an epoch goes through windows of whole
+shards, themselves in a new order every epoch, and permutes the samples of each.
 """
 
 from dataclasses import dataclass
@@ -12,14 +14,21 @@ import numpy as np
 from pipeline.hashing import combine, mix
 from shards.errors import BandstreamError
 
+ORDER_VERSION = 1
+"""Raised with every change by which the same integers give another order, so that no run is resumed across it."""
+
 ROUNDS = 8
 
 
 def permutation(positions: np.ndarray, n: int, seed: int, epoch: int) -> np.ndarray:
     """Positions (m,) of an epoch's order, each in [0, n) → sample numbers (m,), int64. A bijection of [0, n)."""
+    return _permuted(positions, n, combine("order", seed, epoch, np.arange(ROUNDS)))
+
+
+def _permuted(positions: np.ndarray, n: int, keys: np.ndarray) -> np.ndarray:
+    """A bijection of [0, n), one key a round."""
     half = max(1, -(-max(n - 1, 1).bit_length() // 2))
     bits, mask = np.uint64(half), np.uint64((1 << half) - 1)
-    keys = [combine("order", seed, epoch, number) for number in range(ROUNDS)]
     value = np.asarray(positions, np.uint64).copy()
     outside = np.ones(value.shape, bool)
     while outside.any():
@@ -31,13 +40,54 @@ def permutation(positions: np.ndarray, n: int, seed: int, epoch: int) -> np.ndar
     return value.astype(np.int64)
 
 
+class Windows:
+    """An order in windows of whole shards.
+
+    The shards of a split are permuted by (seed, epoch) and cut into windows of `window` shards, of which the last may
+    have fewer; the samples of a window are permuted among themselves. An epoch needs a shard for the stretch of its
+    window alone. Parameters: `shard_samples`, samples in each shard (k,), in the order of their numbers. Nothing
+    longer than k is held.
+    """
+
+    def __init__(self, shard_samples: np.ndarray, window: int) -> None:
+        if window < 1:
+            raise BandstreamError(f"windows of {window} shards: at least 1 is needed")
+        self.window = window
+        self._sizes = np.asarray(shard_samples, np.int64)
+        self._firsts = np.cumsum(self._sizes) - self._sizes
+        self.samples = int(self._sizes.sum())
+        self._epoch: tuple[int, int, np.ndarray, np.ndarray] | None = None
+
+    def shards(self, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Shard numbers (k,) in the order of an epoch, and the positions (k + 1,) between which each would stand if
+        windows were not mixed: window w has shards [w · window, (w + 1) · window) and the positions of these."""
+        if self._epoch is None or self._epoch[:2] != (seed, epoch):
+            shards = combine("shards", seed, epoch, np.arange(len(self._sizes))).argsort(kind="stable")
+            self._epoch = seed, epoch, shards, np.concatenate([[0], np.cumsum(self._sizes[shards])])
+        return self._epoch[2:]
+
+    def permutation(self, positions: np.ndarray, seed: int, epoch: int) -> np.ndarray:
+        """Positions (m,) of an epoch's order → sample numbers (m,), int64. A bijection of the split."""
+        shards, begins = self.shards(seed, epoch)
+        mixed = np.array(positions, np.int64)
+        windows = (np.searchsorted(begins, mixed, side="right") - 1) // self.window
+        for number in np.unique(windows).tolist():
+            inside = windows == number
+            begin, end = begins[number * self.window], begins[min((number + 1) * self.window, len(shards))]
+            keys = combine("window", seed, epoch, number, np.arange(ROUNDS))
+            mixed[inside] = begin + _permuted(mixed[inside] - begin, int(end - begin), keys)
+        place = np.searchsorted(begins, mixed, side="right") - 1
+        samples: np.ndarray = self._firsts[shards[place]] + mixed - begins[place]
+        return samples
+
+
 @dataclass(frozen=True)
 class Order:
     """The batches of an epoch, as one rank of several serves them.
 
-    Training: the epoch's permutation cut into full global batches, each cut evenly over the ranks; the tail of less
-    than one global batch is left out. Evaluation: the samples as they stand, batches dealt to the ranks in turn, the
-    last as short as it comes, each sample once over all ranks.
+    Training: the epoch's permutation (of the whole split, or in `windows`) cut into full global batches, each cut
+    evenly over the ranks; the tail of less than one global batch is left out. Evaluation: the samples as they stand,
+    batches dealt to the ranks in turn, the last as short as it comes, each sample once over all ranks.
     """
 
     samples: int
@@ -46,6 +96,7 @@ class Order:
     training: bool
     rank: int = 0
     world_size: int = 1
+    windows: Windows | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.rank < self.world_size:
@@ -61,32 +112,30 @@ class Order:
                 f"a global batch of {self.batch_size} from {self.samples} samples: "
                 f"training takes full batches only, so take at most {self.samples}"
             )
-
-    @property
-    def global_batches(self) -> int:
-        """Batches of an epoch over all ranks."""
-        return self.samples // self.batch_size if self.training else -(-self.samples // self.batch_size)
+        if self.windows is not None and self.windows.samples != self.samples:
+            raise BandstreamError(f"windows over {self.windows.samples} samples, the order has {self.samples}")
 
     @property
     def local_batch(self) -> int:
         """The most samples that one batch of this rank holds."""
         return self.batch_size // self.world_size if self.training else self.batch_size
 
-    @property
-    def left_out(self) -> int:
-        """Samples of an epoch's tail that are not served."""
-        return self.samples - self.global_batches * self.batch_size if self.training else 0
+    def left_out(self, cursor: int = 0) -> int:
+        """Samples behind position `cursor` that are not served, if the epoch goes on from there."""
+        return (self.samples - cursor) % self.batch_size if self.training else 0
 
-    def numbers(self, first: int = 0) -> range:
-        """Global numbers of this rank's batches, from global batch `first` on."""
+    def starts(self, cursor: int = 0) -> range:
+        """Where in the epoch this rank's global batches begin, from position `cursor` on."""
         if self.training:
-            return range(first, self.global_batches)
-        return range(first + (self.rank - first) % self.world_size, self.global_batches, self.world_size)
+            return range(cursor, self.samples - self.batch_size + 1, self.batch_size)
+        return range(cursor + self.rank * self.batch_size, self.samples, self.world_size * self.batch_size)
 
-    def batch(self, epoch: int, number: int) -> np.ndarray:
-        """Sample numbers (n,), int64, of this rank's part of a global batch."""
-        start = number * self.batch_size
+    def batch(self, epoch: int, start: int) -> np.ndarray:
+        """Sample numbers (n,), int64, of this rank's part of the global batch that begins at position `start`."""
         if not self.training:
             return np.arange(start, min(start + self.batch_size, self.samples))
         start += self.rank * self.local_batch
-        return permutation(np.arange(start, start + self.local_batch), self.samples, self.seed, epoch)
+        positions = np.arange(start, start + self.local_batch)
+        if self.windows is not None:
+            return self.windows.permutation(positions, self.seed, epoch)
+        return permutation(positions, self.samples, self.seed, epoch)

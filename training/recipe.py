@@ -70,6 +70,8 @@ class Pretraining(Recipe):
     bands: list[str] | None = None
     """Names, in the order of the encoder's channels; by default all bands of the set."""
     seed: int = 0
+    window: Count | None = None
+    """Shards that an epoch mixes at a time, for sets that memory or disk cannot serve in any order; None: all."""
     log_steps: Count = 10
     checkpoint_steps: Count = 1000
     """Checkpoints are also written at the end of every epoch."""

@@ -61,7 +61,7 @@ def make_set(
     for split, count in sizes.items():
         shards = []
         for first in range(0, count, shard_samples):
-            keys, data = [], b""
+            keys, data = [], bytearray()
             for position in range(min(shard_samples, count - first)):
                 key = f"P{number:05d}"
                 content = {n: image(number + 10**6 * times[n], b, shapes[n][0], dtype) for n, (b, _) in arrays.items()}

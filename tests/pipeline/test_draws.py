@@ -5,16 +5,12 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from pydantic import ValidationError
 from scipy import stats
 
 from pipeline.draws import DRAWS_VERSION, Draws, draw, noise_tile
 from pipeline.hashing import combine, uniform
-from pipeline.order import Order, permutation
 from pipeline.views import ViewRecipe
-from shards.errors import BandstreamError
 
 EVERYTHING = ViewRecipe(
     size=32, blur=0.5, jitter=0.8, gain=0.2, brightness=0.4, contrast=0.5, saturation=0.6, hue=0.1, solarise=0.3,
@@ -283,43 +279,6 @@ def test_the_noise_tile_is_white_and_unit():
     assert stats.kstest(tile.ravel()[:50_000], stats.norm.cdf).pvalue > 1e-4
     assert abs((tile[:, 1:] * tile[:, :-1]).mean()) < 0.01
     np.testing.assert_array_equal(tile, noise_tile(3, (64, 64)))
-
-
-@settings(max_examples=80, deadline=None)
-@given(st.integers(1, 5000), st.integers(-(2**40), 2**70), st.integers(0, 10**6))
-def test_an_order_is_a_permutation(n, seed, epoch):
-    np.testing.assert_array_equal(np.sort(permutation(np.arange(n), n, seed, epoch)), np.arange(n))
-
-
-def test_orders_shuffle_globally_and_anew_in_every_epoch():
-    n = 20_000
-    orders = [permutation(np.arange(n), n, seed, epoch) for seed, epoch in ((0, 0), (0, 1), (1, 0))]
-    for i, order in enumerate(orders):
-        assert abs(np.corrcoef(order, np.arange(n))[0, 1]) < 0.03
-        assert abs(np.corrcoef(order[1:], order[:-1])[0, 1]) < 0.03
-        for other in orders[:i]:
-            assert abs(np.corrcoef(order, other)[0, 1]) < 0.03
-    np.testing.assert_array_equal(permutation(np.array([10**9 - 1, 5]), 10**9, 0, 0) < 10**9, True)
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.integers(1, 300), st.integers(1, 40), st.integers(1, 4), st.booleans())
-def test_ranks_share_an_epoch_without_repeats(samples, each, world, training):
-    batch = each * world
-    if training and batch > samples:
-        with pytest.raises(BandstreamError, match="full batches only"):
-            Order(samples, batch, 0, True)
-        return
-    served = [
-        order.batch(2, number)
-        for rank in range(world)
-        for order in [Order(samples, batch, 0, training, rank, world)]
-        for number in order.numbers()
-    ]
-    flat = np.concatenate(served)
-    assert len(np.unique(flat)) == len(flat)
-    assert len(flat) == samples - (samples % batch if training else 0)
-    assert Order(samples, batch, 0, training).left_out == samples - len(flat)
 
 
 @pytest.mark.parametrize(
