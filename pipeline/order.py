@@ -26,10 +26,12 @@ def permutation(positions: np.ndarray, n: int, seed: int, epoch: int) -> np.ndar
 
 
 def _permuted(positions: np.ndarray, n: int, keys: np.ndarray) -> np.ndarray:
-    """A bijection of [0, n), one key a round."""
+    """A bijection of [0, n), one key a round. Raises IndexError outside of it, where the walk would never end."""
     half = max(1, -(-max(n - 1, 1).bit_length() // 2))
     bits, mask = np.uint64(half), np.uint64((1 << half) - 1)
-    value = np.asarray(positions, np.uint64).copy()
+    value = np.array(positions).astype(np.uint64)
+    if (value >= n).any():
+        raise IndexError(f"an order of {n} samples has positions 0 to {n - 1}")
     outside = np.ones(value.shape, bool)
     while outside.any():
         left, right = value[outside] >> bits, value[outside] & mask

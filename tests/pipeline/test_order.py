@@ -168,6 +168,14 @@ def test_the_order_of_a_version_stays_what_it_was():
     assert (ORDER_VERSION, digests) == (1, ["22e29475567d19b7", "b872623e6edc16df"])
 
 
+@pytest.mark.parametrize("position", [-1, 12])
+def test_positions_outside_an_epoch_are_refused(position):
+    with pytest.raises(IndexError, match="0 to 11"):
+        permutation(np.array([3, position]), 12, 0, 0)
+    with pytest.raises(IndexError):
+        Windows(np.array([5, 7]), 1).permutation(np.array([3, position]), 0, 0)
+
+
 @pytest.mark.parametrize("window", [0, -1])
 def test_windows_of_no_shards_are_refused(window):
     with pytest.raises(BandstreamError, match="at least 1"):
