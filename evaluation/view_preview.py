@@ -14,11 +14,13 @@ from pipeline.views import Seasons, ViewRecipe
 from shards.bands import false_colour
 from shards.shardset import Sample, ShardSet
 
-TILE = 150
-"""Pictures are enlarged, by whole numbers, to at most so many pixels, unless they are larger."""
-WIDTH = 1280
+TILE = 240
+"""Pictures are enlarged, by whole numbers, to at most so many pixels, unless they are larger; all views alike."""
+WIDTH = 1300
 """The views of a patch that do not fit beside each other in so many pixels go on in a line below."""
 LINE = 15
+FONT = ImageFont.load_default(12)
+HEADING = "patch in true colour with its views' windows, each view in true colour{infrared}, and what was drawn for it"
 OUTLINES = (
     (214, 39, 40), (31, 119, 180), (44, 160, 44), (148, 103, 189), (255, 127, 14), (23, 150, 170), (200, 80, 170),
     (140, 86, 75),
@@ -50,6 +52,7 @@ def views_preview(
     indices = batch.indices.numpy()
     draws = loader.draws(indices)
     mean, std = (values[:, None, None] for values in loader.statistics)
+    zoom = min(_zoom(*view.shape[2:]) for view in batch.views)
     rows = []
     for n, index in enumerate(indices.tolist()):
         sample = shard_set.read(split, index)
@@ -62,10 +65,11 @@ def views_preview(
                 for infrared in kinds
             ]
             told = ", ".join(describe(draws[number], n, loader.bands))
-            blocks.append(_block(shown, [(f"view {number + 1}", _outline(number)), (told, INK)]))
+            blocks.append(_block(shown, [(f"view {number + 1}", _outline(number)), (told, INK)], zoom))
         rows.append(_flow(blocks))
     loader.close()
-    return _stacked(rows)
+    infrared = " and near-infrared false colour" if false_colour(loader.bands) else ""
+    return _stacked(rows, HEADING.format(infrared=infrared))
 
 
 def _outline(view: int) -> Colour:
@@ -81,7 +85,7 @@ def _patches(shard_set: ShardSet, sample: Sample, draws: Sequence[Draws], n: int
     for date in dict.fromkeys(int(drawn.date[n]) for drawn in draws):
         stored = shard_set.upsampled(sample, times[date])
         shown = colour_picture(stored, manifest.band_names, manifest.reflectance, infrared=False)
-        zoom = _zoom(shown)
+        zoom = _zoom(*shown.shape[:2])
         picture = Image.fromarray(shown.repeat(zoom, 0).repeat(zoom, 1))
         pen = ImageDraw.Draw(picture)
         for number, drawn in enumerate(draws):
@@ -90,28 +94,34 @@ def _patches(shard_set: ShardSet, sample: Sample, draws: Sequence[Draws], n: int
                 bottom, right = drawn.end[n] * shown.shape[:2] * zoom - 1
                 pen.rectangle((left, top, right, bottom), outline=_outline(number), width=2)
         when = str(names[date])[:10] if date < len(names) else f"date {date}"
-        blocks.append(_block([np.asarray(picture)], [(sample.key, FAINT), (when, FAINT)], zoom=1))
+        blocks.append(_block([np.asarray(picture)], [(sample.key, FAINT), (when, FAINT)], 1))
     return blocks
 
 
-def _zoom(picture: np.ndarray) -> int:
-    height, width = picture.shape[:2]
-    return max(1, TILE // max(int(height), int(width)))
+def _zoom(height: int, width: int) -> int:
+    return max(1, TILE // max(height, width))
 
 
-def _block(pictures: Sequence[np.ndarray], told: Sequence[tuple[str, Colour]], zoom: int | None = None) -> Image.Image:
+def _block(pictures: Sequence[np.ndarray], told: Sequence[tuple[str, Colour]], zoom: int) -> Image.Image:
     """Pictures (H, W, 3) beside each other, with texts below."""
-    zoom = zoom or _zoom(pictures[0])
     height, width = (side * zoom for side in pictures[0].shape[:2])
-    whole = len(pictures) * (width + 2) - 2
-    lines = [(line, ink) for text, ink in told for line in textwrap.wrap(text, max(12, whole // 6))]
-    block = Image.new("RGB", (max(whole, 84), height + 4 + LINE * len(lines)), WHITE)
+    whole = max(len(pictures) * (width + 2) - 2, 2 * TILE // 3)
+    lines = [(line, ink) for text, ink in told for line in _wrapped(text, whole)]
+    block = Image.new("RGB", (whole, height + 4 + LINE * len(lines)), WHITE)
     for i, picture in enumerate(pictures):
         block.paste(Image.fromarray(picture.repeat(zoom, 0).repeat(zoom, 1)), (i * (width + 2), 0))
-    pen, font = ImageDraw.Draw(block), ImageFont.load_default(12)
+    pen = ImageDraw.Draw(block)
     for line, (text, ink) in enumerate(lines):
-        pen.text((0, height + 2 + LINE * line), text, ink, font)
+        pen.text((0, height + 2 + LINE * line), text, ink, FONT)
     return block
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """Lines of at most so many pixels."""
+    letters = len(text) or 1
+    while max((FONT.getlength(line) for line in textwrap.wrap(text, letters)), default=0) > width and letters > 1:
+        letters -= 1
+    return textwrap.wrap(text, letters)
 
 
 def _flow(blocks: Sequence[Image.Image]) -> Image.Image:
@@ -129,12 +139,17 @@ def _flow(blocks: Sequence[Image.Image]) -> Image.Image:
     return flow
 
 
-def _stacked(rows: Sequence[Image.Image]) -> np.ndarray:
-    """Rows under each other, a thin line between them."""
-    sheet = Image.new("RGB", (max(row.width for row in rows), sum(row.height for row in rows)), WHITE)
-    pen, y = ImageDraw.Draw(sheet), 0
+def _stacked(rows: Sequence[Image.Image], heading: str) -> np.ndarray:
+    """Rows under each other below a heading, thin lines between them."""
+    width = max(row.width for row in rows)
+    lines = _wrapped(heading, width - 2 * GAP)
+    y = GAP + LINE * len(lines)
+    sheet = Image.new("RGB", (width, y + sum(row.height for row in rows)), WHITE)
+    pen = ImageDraw.Draw(sheet)
+    for line, text in enumerate(lines):
+        pen.text((GAP, GAP // 2 + LINE * line), text, FAINT, FONT)
     for row in rows:
         sheet.paste(row, (0, y))
-        pen.line((0, y, sheet.width, y), (225, 228, 232) if y else WHITE)
+        pen.line((0, y, width, y), (225, 228, 232))
         y += row.height
     return np.asarray(sheet)

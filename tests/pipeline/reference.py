@@ -4,14 +4,11 @@ Each augmentation stands where DESIGN's order has it, acts on reflectance or on 
 and is folded into nothing.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 from scipy import ndimage
 
 from pipeline.draws import Draws, noise_tile
 from pipeline.loader import Loader
-from pipeline.views import ViewRecipe
 from shards.bands import true_colour
 from shards.shardset import Sample
 
@@ -73,83 +70,50 @@ def recoloured(picture: np.ndarray, saturation: float, hue: float, grey: bool) -
     return np.einsum("ij,jhw->ihw", to_rgb, np.stack([luminance, chroma.real, chroma.imag]))
 
 
-def geometry(
-    arrays: Sequence[tuple[np.ndarray, list[int]]], draws: Draws, n: int, recipe: ViewRecipe, channels: int
-) -> np.ndarray:
-    """The drawn window of [(planes, channels)], resampled and turned: float64 (C, H, W), in stored numbers."""
-    finest = max(planes.shape[1] for planes, _ in arrays), max(planes.shape[2] for planes, _ in arrays)
-    size = (recipe.size, recipe.size) if recipe.size else finest
-    view = np.empty((channels, *size))
-    for planes, places in arrays:
-        view[places] = resample(planes, draws.start[n], draws.end[n], size)
-    return heading(view, draws.flip[n], int(draws.turns[n]))
+def geometry(loader: Loader, sample: Sample, draws: Draws, n: int, view: int) -> np.ndarray:
+    """The drawn window of the drawn date, resampled and turned: float64 (C, H, W), in stored numbers."""
+    manifest, size = loader.shard_set.manifest, loader.views[view].size
+    patch = np.empty((len(loader.bands), *((size, size) if size else loader.shard_set.grid)))
+    for name, array in manifest.arrays.items():
+        if array.time == draws.date[n]:
+            bands = [band for band in loader.bands if band in array.bands]
+            planes = sample.arrays[name][[array.bands.index(band) for band in bands]]
+            places = [loader.bands.index(band) for band in bands]
+            patch[places] = resample(planes, draws.start[n], draws.end[n], patch.shape[1:])
+    return heading(patch, draws.flip[n], int(draws.turns[n]))
 
 
-def radiometry(
-    view: np.ndarray,
-    draws: Draws,
-    n: int,
-    recipe: ViewRecipe,
-    statistics: tuple[np.ndarray, np.ndarray],
-    light: tuple[float, float],
-    colours: Sequence[int] | None,
-) -> np.ndarray:
-    """All that follows the geometry, on stored numbers (C, H, W) → standardised float64 (C, H, W).
-
-    `light`: scale and offset by which stored numbers are reflectance. `colours`: the channels of red, green and blue
-    where that is all there is.
-    """
-    (scale, offset), (mean, std) = light, (value[:, None, None] for value in statistics)
+def radiometry(loader: Loader, patch: np.ndarray, draws: Draws, n: int, view: int) -> np.ndarray:
+    """All that follows the geometry, on stored numbers (C, H, W) → standardised float64 (C, H, W)."""
+    light = loader.shard_set.manifest.reflectance
+    mean, std = (value[:, None, None] for value in loader.statistics)
+    colours = true_colour(loader.bands) if len(loader.bands) == 3 else None
     if draws.blur_sigma[n] > 0:
         sigma = float(draws.blur_sigma[n])
         radius = int(np.ceil(3 * sigma))
-        view = ndimage.gaussian_filter(view, (0, sigma, sigma), mode="mirror", radius=(0, radius, radius))
-    reflectance = view * scale + offset
+        patch = ndimage.gaussian_filter(patch, (0, sigma, sigma), mode="mirror", radius=(0, radius, radius))
+    reflectance = patch * light.scale + light.offset
     reflectance = reflectance * draws.gain[n][:, None, None].astype(np.float64) * float(draws.brightness[n])
     middle = reflectance.mean((1, 2), keepdims=True)
     reflectance = middle + float(draws.contrast[n]) * (reflectance - middle)
-    if colours is not None:
-        picture = recoloured(
-            reflectance[list(colours)], float(draws.saturation[n]), float(draws.hue[n]), bool(draws.grey[n])
-        )
-        if draws.solarised[n]:
-            picture = np.where(picture >= 0.5, 1 - picture, picture)
-        reflectance = np.stack([picture[list(colours).index(channel)] for channel in range(3)])
-    view = ((reflectance - offset) / scale - mean) / std
-    view = view + draws.offset[n][:, None, None]
-    if recipe.noise:
-        tile = noise_tile(len(view), view.shape[1:])
+    if colours:
+        places = [loader.bands.index(band) for band in colours]
+        picture = recoloured(reflectance[places], float(draws.saturation[n]), float(draws.hue[n]), bool(draws.grey[n]))
+        reflectance[places] = np.where(draws.solarised[n] & (picture >= 0.5), 1 - picture, picture)
+    standard = ((reflectance - light.offset) / light.scale - mean) / std
+    standard = standard + draws.offset[n][:, None, None]
+    if loader.views[view].noise:
+        tile = noise_tile(len(standard), standard.shape[1:])
         y, x = draws.noise_position[n]
-        view = view + draws.noise_sigma[n] * tile[:, y : y + view.shape[1], x : x + view.shape[2]]
-    if draws.grey[n] and colours is None:
-        view = np.broadcast_to(view.mean(0), view.shape)
-    view = np.where(draws.dropped[n][:, None, None], 0, view)
+        part = tile[:, y : y + standard.shape[1], x : x + standard.shape[2]]
+        standard = standard + float(draws.noise_sigma[n]) * part
+    if draws.grey[n] and not colours:
+        standard = np.broadcast_to(standard.mean(0), standard.shape)
+    standard = np.where(draws.dropped[n][:, None, None], 0, standard)
     for hole in draws.holes[n]:
         if hole.any():
-            top, left, bottom, right = (round(float(edge)) for edge in hole * np.float32([*view.shape[1:]] * 2))
-            view[:, top:bottom, left:right] = 0
-    return view
-
-
-def view_of(loader: Loader, sample: Sample, draws: Draws, n: int, view: int, *, rounded: bool) -> np.ndarray:
-    """View number `view` of a sample as its loader serves it, from its draws: float64 (C, H, W).
-
-    `rounded`: to whole stored numbers after the resampling, as 16-bit arrays are.
-    """
-    manifest, recipe = loader.shard_set.manifest, loader.views[view]
-    arrays = [
-        (sample.arrays[name][[array.bands.index(b) for b in loader.bands if b in array.bands]],
-         [loader.bands.index(b) for b in loader.bands if b in array.bands])
-        for name, array in manifest.arrays.items() if array.time == draws.date[n]
-    ]  # fmt: skip
-    stored = geometry(arrays, draws, n, recipe, len(loader.bands))
-    colours = true_colour(loader.bands) if len(loader.bands) == 3 else None
-    return radiometry(
-        np.rint(stored) if rounded else stored,
-        draws,
-        n,
-        recipe,
-        loader.statistics,
-        (manifest.reflectance.scale, manifest.reflectance.offset),
-        [loader.bands.index(band) for band in colours] if colours else None,
-    )
+            top, left, bottom, right = (
+                round(float(edge)) for edge in hole * np.array([*standard.shape[1:]] * 2, np.float32)
+            )
+            standard[:, top:bottom, left:right] = 0
+    return standard
