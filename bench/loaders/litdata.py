@@ -1,0 +1,25 @@
+"""litdata's chunks: StreamingDataset, shuffled, in its StreamingDataLoader."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import litdata
+
+from bench.loaders.mapped import Finish, collated
+from bench.plain_ingest import GROUPS
+
+
+def _alone(samples: tuple[Any, ...]) -> Any:
+    return samples[0]
+
+
+def batches(folder: Path, batch_size: int, workers: int, finish: Finish) -> Iterator[Any]:
+    """Endless shuffled batches: litdata's own wrapper begins the dataset anew inside the workers."""
+    dataset = litdata.StreamingDataset(str(folder), shuffle=True)
+    endless = litdata.ParallelStreamingDataset([dataset], length=float("inf"), transform=_alone)
+    loader = litdata.StreamingDataLoader(
+        endless, batch_size=batch_size, num_workers=workers,
+        collate_fn=lambda samples: finish(collated([[sample[group] for group in GROUPS] for sample in samples])),
+    )  # fmt: skip
+    return iter(loader)
