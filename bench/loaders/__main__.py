@@ -6,6 +6,7 @@ Each line of its stdin is a phase, as JSON: {"phase": "views", "seconds": 15, "s
 with a line of what it measured. Phases of peers are `views` and `read`; those of ours are the methods of Bandstream.
 """
 
+import itertools
 import json
 import os
 import sys
@@ -76,24 +77,26 @@ def measured(
     turn = max(1, setting.get("workers", 1))
     total = 0.0
 
-    def take() -> int:
+    def take(count: int | None) -> int:
         nonlocal total
-        samples, tensors = next(batches)
-        total += sum(consumed(tensor) for tensor in tensors)
+        samples = 0
+        for number, tensors in itertools.islice(batches, count):
+            samples += number
+            total += sum(consumed(tensor) for tensor in tensors)
         return samples
 
     settled, taken = time.perf_counter() + SETTLING_SECONDS, 0
     while seconds is not None and (taken < 2 * turn or time.perf_counter() < settled):
-        for _ in range(turn):
-            take()
+        take(turn)
         taken += turn
     samples, began, cpu = 0, time.perf_counter(), cpu_seconds()
-    try:
-        while samples == 0 or seconds is None or time.perf_counter() - began < seconds:
-            samples += sum(take() for _ in range(turn))
-    except StopIteration:
-        if seconds is not None or not samples:
-            raise
+    if seconds is None:
+        samples = take(None)
+    while samples == 0 or (seconds is not None and time.perf_counter() - began < seconds):
+        found = take(turn)
+        if not found:
+            raise ValueError("there are no more batches")
+        samples += found
     wall = time.perf_counter() - began
     used = cpu_seconds() - cpu
     if not 0 < abs(total) < float("inf"):
@@ -103,15 +106,15 @@ def measured(
     return {"samples": samples, "seconds": wall, "cpu_s": used}
 
 
-def consumed(tensor: Any) -> float:
-    """Touch every byte: the sum of a float tensor, or of the 64-bit words of whatever else."""
+def consumed(tensor: Any) -> float | int:
+    """Touch every byte: the sum of a float tensor, or of the 64-bit words (modulo 2^64) of whatever else."""
     import numpy as np
 
     if getattr(tensor, "is_floating_point", bool)():
         return float(tensor.sum())
     flat = np.ascontiguousarray(tensor).reshape(-1).view(np.uint8)
     whole = len(flat) // 8 * 8
-    return float(flat[:whole].view(np.uint64).sum(dtype=np.uint64)) + float(flat[whole:].sum())
+    return int(flat[:whole].view(np.uint64).sum(dtype=np.uint64)) + int(flat[whole:].sum())
 
 
 if __name__ == "__main__":

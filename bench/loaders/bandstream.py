@@ -144,7 +144,7 @@ def _training_step(bands: int) -> Any:
 
     recipe = Pretraining()
     encoder = build_encoder(recipe.encoder, bands)
-    model = SimCLR(encoder, recipe.projection_hidden, recipe.projection_out).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = SimCLR(encoder, recipe.projection_hidden, recipe.projection_out).to(memory_format=torch.channels_last)
     optimiser = build_optimiser({model: 1.0}, recipe.optimiser, recipe.weight_decay)
     set_learning_rate(optimiser, recipe.lr)
     half = in_bfloat16(recipe.precision, torch.device("cpu"))

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from torch.utils.data import Dataset
 
-from bench.loaders.mapped import Finish, collated, endless
+from bench.loaders.mapped import Finish, collating, endless
 from bench.plain_ingest import GROUPS
 
 
@@ -41,4 +41,4 @@ class Patches(Dataset[list[np.ndarray]]):
 
 def batches(folder: Path, batch_size: int, workers: int, finish: Finish) -> Iterator[Any]:
     """Endless shuffled batches."""
-    return endless(Patches(folder), batch_size, workers, lambda samples: finish(collated(samples)))
+    return endless(Patches(folder), batch_size, workers, collating(finish))

@@ -6,8 +6,7 @@ from typing import Any
 
 import litdata
 
-from bench.loaders.mapped import Finish, collated
-from bench.plain_ingest import GROUPS
+from bench.loaders.mapped import Finish, by_group, collating
 
 
 def _alone(samples: tuple[Any, ...]) -> Any:
@@ -20,6 +19,6 @@ def batches(folder: Path, batch_size: int, workers: int, finish: Finish) -> Iter
     endless = litdata.ParallelStreamingDataset([dataset], length=float("inf"), transform=_alone)
     loader = litdata.StreamingDataLoader(
         endless, batch_size=batch_size, num_workers=workers,
-        collate_fn=lambda samples: finish(collated([[sample[group] for group in GROUPS] for sample in samples])),
+        collate_fn=collating(finish, by_group),
     )  # fmt: skip
     return iter(loader)

@@ -8,7 +8,7 @@ import lmdb
 import numpy as np
 from torch.utils.data import Dataset
 
-from bench.loaders.mapped import Finish, collated, endless
+from bench.loaders.mapped import Finish, collating, endless
 from bench.plain_ingest import GROUPS
 
 
@@ -45,6 +45,6 @@ def batches(folder: Path, batch_size: int, workers: int, finish: Finish) -> Iter
     """Endless shuffled batches."""
     patches = Patches(folder)
     try:
-        yield from endless(patches, batch_size, workers, lambda samples: finish(collated(samples)))
+        yield from endless(patches, batch_size, workers, collating(finish))
     finally:
         patches.close()

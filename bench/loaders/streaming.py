@@ -7,8 +7,7 @@ from typing import Any
 import streaming
 from torch.utils.data import DataLoader
 
-from bench.loaders.mapped import Finish, collated
-from bench.plain_ingest import GROUPS
+from bench.loaders.mapped import Finish, by_group, collating
 
 REPEATS = 100
 """An epoch takes every sample so many times, in one order over all of them, so that workers do not start anew every
@@ -22,7 +21,7 @@ def batches(folder: Path, batch_size: int, workers: int, finish: Finish) -> Iter
     dataset = streaming.StreamingDataset(streams=[stream], shuffle=True, batch_size=batch_size)
     loader = DataLoader(
         dataset, batch_size, num_workers=workers,
-        collate_fn=lambda samples: finish(collated([[sample[group] for group in GROUPS] for sample in samples])),
+        collate_fn=collating(finish, by_group),
     )  # fmt: skip
     while True:
         yield from loader

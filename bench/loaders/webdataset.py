@@ -2,13 +2,14 @@
 
 import io
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import webdataset
 
-from bench.loaders.mapped import Finish, collated
+from bench.loaders.mapped import Finish, collating
 from shards.shardset import ShardSet
 
 
@@ -17,13 +18,14 @@ def batches(folder: Path, batch_size: int, workers: int, finish: Finish) -> Iter
     shard_set = ShardSet.open(folder)
     members = list(shard_set.manifest.arrays)
 
-    def decoded(sample: dict[str, Any]) -> list[np.ndarray]:
-        return [np.load(io.BytesIO(sample[member])) for member in members]
-
     dataset = webdataset.WebDataset(
         [str(path) for path in shard_set.paths("train")], resampled=True, shardshuffle=False,
         nodesplitter=webdataset.split_by_node,
     )  # fmt: skip
-    dataset = dataset.shuffle(256).map(decoded)
-    dataset = dataset.batched(batch_size, collation_fn=lambda samples: finish(collated(samples)), partial=False)
+    dataset = dataset.shuffle(256).map(partial(_decoded, members))
+    dataset = dataset.batched(batch_size, collation_fn=collating(finish), partial=False)
     return iter(webdataset.WebLoader(dataset, batch_size=None, num_workers=workers))
+
+
+def _decoded(members: list[str], sample: dict[str, Any]) -> list[np.ndarray]:
+    return [np.load(io.BytesIO(sample[member])) for member in members]

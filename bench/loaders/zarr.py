@@ -9,7 +9,7 @@ import torch
 import zarr
 from torch.utils.data import Dataset
 
-from bench.loaders.mapped import Finish, collated, endless
+from bench.loaders.mapped import Finish, collating, endless
 from bench.plain_ingest import GROUPS
 
 
@@ -45,4 +45,4 @@ def batches(folder: Path, batch_size: int, workers: int, finish: Finish, fetch: 
     """Endless shuffled batches; `fetch`: by a `sample` or by a `batch`."""
     if fetch == "batch":
         return endless(Batches(folder), batch_size, workers, finish)
-    return endless(Patches(folder), batch_size, workers, lambda samples: finish(collated(samples)))
+    return endless(Patches(folder), batch_size, workers, collating(finish))

@@ -22,6 +22,7 @@ from bench.loaders.bandstream import Bandstream
 from bench.measure import cpu_seconds, evict, memory_mb
 from bench.tuning import tuned
 from shards.errors import BandstreamError
+from shards.shardset import ShardSet
 
 
 def test_cpu_seconds_are_counted_while_threads_come_and_go() -> None:
@@ -163,6 +164,10 @@ def test_our_stages_serve_what_they_say(data: Path) -> None:
     assert torch.equal(batches[0][0], first)
     assert not torch.equal(batches[0][0], batches[4][0])
 
+    for steps in (ours.train(), ours.train_replayed()):
+        losses = [next(steps) for _ in range(2)]
+        assert all(number == 8 and 0 < float(loss) < 10 for number, (loss,) in losses)
+
     read = ours.read(epochs=1)
     rows = np.concatenate([raw.copy() for _, (raw,) in read])
     assert len(rows) == size // 8 * 8 == len(np.unique(rows[:, :100], axis=0))  # a key each, none twice
@@ -173,11 +178,9 @@ def test_a_loader_in_its_own_process_answers_phase_by_phase(data: Path) -> None:
     with Contestant(OURS, data, batch_size=8, view_size=32) as process:
         views = process.run("views", {}, 0.2)
         graph = process.run("graph", {}, 0.2)
-        step = process.run("train", {}, 0.1)
         with pytest.raises(BandstreamError, match=r"bandstream exited with 1.*nonsense"):
             process.run("nonsense", {}, 0.1)
     assert 10 < views["samples_per_s"] < 1e6 and graph["samples_per_s"] > 10
-    assert 1 < step["samples_per_s"] < views["samples_per_s"]
     assert 0.2 < views["cpus"] < 1.3 * (os.cpu_count() or 1)
     assert 100 < views["peak_mb"] < 8000
 
@@ -211,7 +214,7 @@ def test_a_run_leaves_a_record_that_says_what_was_run(shard_set: Path, tmp_path:
     order = [entry for entry in said if isinstance(entry, str)]
     turn = [OURS, "webdataset", "grid_sample", OURS]
     assert order == ["webdataset", "grid_sample", *turn, *turn]
-    assert record["patches"] == 64 or record["patches"] > 0
+    assert record["patches"] == ShardSet.open(shard_set).size("train")
     assert set(record["ratio"]["two views"]) == {
         "WebDataset + Kornia, two views",
         "WebDataset + grid_sample, two views",

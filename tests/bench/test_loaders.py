@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import multiprocessing
 from pathlib import Path
 
 import numpy as np
@@ -30,11 +31,13 @@ def data(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bench")
     part = chosen(archive, folder / "archive", 96, PATCHES)
     everything = {path.name: "train" for path in (part / "BigEarthNet-S2").glob("*/*")}
-    ingest(BigEarthNet(part), folder / OURS, Options(shard_samples=16, splits=everything))
+    ingest(BigEarthNet(part), folder / OURS, Options(shard_samples=16, split_file=everything))
+    method = multiprocessing.get_start_method()
     for name, write in FORMATS.items():
         if name in {peer.folder for peer in PEERS.values()} and importlib.util.find_spec(name):
             (folder / name).mkdir()
             write(part, folder / name)
+    multiprocessing.set_start_method(method, force=True)  # litdata changes it
     return folder
 
 
