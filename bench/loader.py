@@ -102,7 +102,9 @@ def loader(
         if key not in readable:
             raise BandstreamError(f"{key} cannot read a shard set: leave SHARDS away, or take {', '.join(readable)}")
         if not installed(PEERS[key]):
-            raise BandstreamError(f"{key} is not installed: install the extra, bandstream[bench]")
+            raise BandstreamError(
+                f"{key} is not installed: {PEERS[key].absent or 'install the extra bandstream[bench]'}"
+            )
     if output:
         output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:
@@ -215,6 +217,11 @@ class _Bench:
                 kind: min(found, key=lambda name: found[name]["median"]) for kind, found in kinds.items() if found
             },
             "training_of_its_ceiling": share(STAGES["train"], STAGES["train_replayed"]),
+            "not_run": {
+                peer.name: peer.absent if peer.absent and not installed(peer) else "not asked for"
+                for key, peer in PEERS.items()
+                if key not in settings
+            },
             "settings": {PEERS[key].name: setting for key, setting in settings.items()},
             "runs": {
                 name: {measure: summary([run[measure] for run in found]) for measure in found[0]} | {"each": found}
