@@ -89,7 +89,7 @@ def measured(
     while seconds is not None and (taken < 2 * turn or time.perf_counter() < settled):
         take(turn)
         taken += turn
-    samples, began, cpu = 0, time.perf_counter(), cpu_seconds()
+    samples, cpu, began = 0, cpu_seconds(), time.perf_counter()
     if seconds is None:
         samples = take(None)
     while samples == 0 or (seconds is not None and time.perf_counter() - began < seconds):

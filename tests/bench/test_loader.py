@@ -1,5 +1,6 @@
 """What the loader's bench counts, tries and tells."""
 
+import itertools
 import json
 import multiprocessing
 import os
@@ -10,6 +11,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from click.testing import CliRunner
@@ -17,7 +19,7 @@ from click.testing import CliRunner
 from bench.contestant import Contestant
 from bench.loader import STAGES, loader, recipe_of
 from bench.loaders import OURS
-from bench.loaders.__main__ import consumed, measured
+from bench.loaders.__main__ import SETTLING_SECONDS, consumed, measured
 from bench.loaders.bandstream import Bandstream
 from bench.measure import cpu_seconds, evict, memory_mb
 from bench.tuning import tuned
@@ -103,10 +105,11 @@ def test_the_clock_runs_only_once_batches_flow_and_counts_whole_turns() -> None:
             yield 7, [torch.ones(7)]
 
     result = measured(batches(), 0.3, {"workers": 3})
-    turns, rest = divmod(result["samples"], 21)
-    assert rest == 0 and turns >= 4
-    assert result["seconds"] == pytest.approx(turns * 3 * 0.02, rel=0.5)
-    assert len(served) * 7 > result["samples"] + 30 * 7  # a second of settling before
+    ended = time.perf_counter()
+    counted, rest = divmod(result["samples"], 7)
+    assert rest == 0 and counted % 3 == 0 and counted >= 3
+    assert served[-1] - served[-counted] <= result["seconds"] <= ended - served[-counted - 1]
+    assert served[-counted] - served[0] > SETTLING_SECONDS - 0.1
     whole = measured(iter([(7, [torch.ones(7)])] * 5), None, {})
     assert whole["samples"] == 35
     with pytest.raises(ValueError, match="sum of everything"):
@@ -117,8 +120,10 @@ def test_files_are_put_out_of_the_page_cache(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(os.urandom(4 << 20))
     path.read_bytes()
-    if evict([path]) > 0.5:
-        pytest.skip("this file system keeps its pages")
+    mounts = {part.mountpoint: part.fstype for part in psutil.disk_partitions(all=True)}
+    if mounts[next(str(folder) for folder in path.parents if str(folder) in mounts)] == "tmpfs":
+        assert evict([path]) == 1
+        return
     assert evict([path]) == 0
 
 
@@ -154,6 +159,7 @@ def test_our_stages_serve_what_they_say(data: Path) -> None:
     size = ours.shard_set.size("train")
     views = ours.views()
     count, (first, second) = next(views)
+    third = next(itertools.islice(views, 1, None))[1][0]
     views.close()
     assert count == 8 and first.shape == second.shape == (8, 12, 32, 32) and not torch.equal(first, second)
 
@@ -161,7 +167,7 @@ def test_our_stages_serve_what_they_say(data: Path) -> None:
     replayed = ours.graph()
     batches = [[view.clone() for view in next(replayed)[1]] for _ in range(size // 8)]
     replayed.close()
-    assert torch.equal(batches[0][0], first)
+    assert torch.equal(batches[0][0], first) and torch.equal(batches[2][0], third)
     assert not torch.equal(batches[0][0], batches[4][0])
 
     for steps in (ours.train(), ours.train_replayed()):
