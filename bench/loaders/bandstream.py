@@ -59,8 +59,8 @@ class Bandstream:
         """Two views with everything that a recipe can ask for on bands."""
         return self.views(
             ViewRecipe(
-                size=self.recipe.size, rotate90=0.75, blur=0.5, gain=0.2, offset=0.2, noise=0.1, grey=0.2,
-                band_dropout=0.2,
+                size=self.recipe.size, blur=0.5, gain=0.2, brightness=0.2, contrast=0.2, offset=0.2, noise=0.1,
+                grey=0.2, band_dropout=0.2, cutout=0.5,
             )
         )  # fmt: skip
 
@@ -77,7 +77,7 @@ class Bandstream:
         reader = Reader(self.shard_set, "train", prefix, self.threads)
         order = Order(self.shard_set.size("train"), self.batch_size, 0, training=True)
         rounds = itertools.count() if epochs is None else range(epochs)
-        plan = (order.batch(epoch, number) for epoch in rounds for number in order.numbers())
+        plan = (order.batch(epoch, start) for epoch in rounds for start in order.starts())
 
         def batches() -> Batches:
             try:
