@@ -66,6 +66,7 @@ def installed(peer: Peer) -> bool:
 @click.option(
     "--peer", "peers", type=click.Choice(list(PEERS)), multiple=True, help="Whom to run beside [default: all]"
 )
+@click.option("--alone", is_flag=True, help="Ours alone.")
 @click.option("--repeats", type=click.IntRange(1), default=5, show_default=True, help="Runs of each, in turns.")
 @click.option(
     "--seconds", type=click.FloatRange(0.1), default=15.0, show_default=True,
@@ -80,6 +81,7 @@ def loader(
     archive: Path | None,
     data: Path | None,
     peers: tuple[str, ...],
+    alone: bool,
     repeats: int,
     seconds: float,
     batch_size: int,
@@ -97,7 +99,9 @@ def loader(
     from shards.manifest import Manifest
 
     readable = [key for key, peer in PEERS.items() if shards is None or peer.folder == OURS]
-    chosen = list(peers) or [key for key in readable if installed(PEERS[key])]
+    chosen = list(peers) or [key for key in readable if installed(PEERS[key]) and not alone]
+    if alone and peers:
+        raise click.UsageError("--alone runs beside nobody: leave --peer away")
     for key in chosen:
         if key not in readable:
             raise BandstreamError(f"{key} cannot read a shard set: leave SHARDS away, or take {', '.join(readable)}")

@@ -18,7 +18,7 @@ from typing import Any, TextIO
 import click
 
 SETTLING_SECONDS = 1.0
-"""Before the clock starts: what was prefetched is used up, and the others have refilled their queues."""
+"""Before the clock starts (or as long as it runs, if that is shorter): queues fill up, caches and threads get warm."""
 
 
 @click.command()
@@ -85,7 +85,7 @@ def measured(
             total += sum(consumed(tensor) for tensor in tensors)
         return samples
 
-    settled, taken = time.perf_counter() + SETTLING_SECONDS, 0
+    settled, taken = time.perf_counter() + min(SETTLING_SECONDS, seconds or 0), 0
     while seconds is not None and (taken < 2 * turn or time.perf_counter() < settled):
         take(turn)
         taken += turn

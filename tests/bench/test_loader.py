@@ -104,7 +104,7 @@ def test_the_clock_runs_only_once_batches_flow_and_counts_whole_turns() -> None:
             time.sleep(0.02)
             yield 7, [torch.ones(7)]
 
-    result = measured(batches(), 0.3, {"workers": 3})
+    result = measured(batches(), 1.0, {"workers": 3})
     ended = time.perf_counter()
     counted, rest = divmod(result["samples"], 7)
     assert rest == 0 and counted % 3 == 0 and counted >= 3
@@ -241,5 +241,6 @@ def test_a_run_leaves_a_record_that_says_what_was_run(shard_set: Path, tmp_path:
 def test_what_cannot_be_run_is_refused(shard_set: Path, tmp_path: Path) -> None:
     refused = CliRunner().invoke(loader, [str(shard_set), "--peer", "zarr"])
     assert isinstance(refused.exception, BandstreamError) and "cannot read a shard set" in str(refused.exception)
+    assert CliRunner().invoke(loader, [str(shard_set), "--alone", "--peer", "grid_sample"]).exit_code == 2
     refused = CliRunner().invoke(loader, [str(tmp_path)])
     assert isinstance(refused.exception, BandstreamError) and "dataset.json" in str(refused.exception)
