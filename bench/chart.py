@@ -33,7 +33,10 @@ def chart(record: Path, out: Path) -> None:
 def panels(record: Mapping[str, Any]) -> dict[str, dict[str, Mapping[str, float]]]:
     """Title → name → summary of its rate, ours first, the others by their median, quickest first."""
     found = {}
-    for kind, title in PANELS[record.get("bench", "ingest")].items():
+    bench = record.get("bench", "ingest")
+    if bench not in PANELS:
+        raise BandstreamError(f"no chart is known for a record of {bench}: there are {', '.join(PANELS)}")
+    for kind, title in PANELS[bench].items():
         ending = f", {kind}" if kind else ""
         rates = {
             name.removesuffix(ending): next(run[rate] for rate in RATES if rate in run)

@@ -126,3 +126,6 @@ def test_a_chart_shows_every_run_of_its_panels(tmp_path):
     assert pixels.shape[2] == 4 and (pixels[..., 3] == 0).mean() > 0.5  # nothing behind: the page shows through
     refused = CliRunner().invoke(chart, [str(tmp_path / "record.json"), "--out", str(tmp_path / "chart.txt")])
     assert isinstance(refused.exception, BandstreamError)
+    (tmp_path / "record.json").write_text(json.dumps(record(RATES) | {"bench": "train"}))
+    refused = CliRunner().invoke(chart, [str(tmp_path / "record.json"), "--out", str(tmp_path / "chart.svg")])
+    assert isinstance(refused.exception, BandstreamError) and "record of train" in str(refused.exception)
