@@ -5,7 +5,8 @@ import platform
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -76,6 +77,52 @@ def warm(folder: Path) -> int:
         for name in names:
             total += len(Path(path, name).read_bytes())
     return total
+
+
+def evict(paths: Iterable[Path]) -> float:
+    """Put files out of the page cache; the share of them, by a few reads of each, that stayed there all the same."""
+    asked = stayed = 0
+    for path in paths:
+        with path.open("rb") as file:
+            descriptor, size = file.fileno(), os.fstat(file.fileno()).st_size
+            os.fsync(descriptor)  # pages that are yet to be written stay
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            for number in range(16):
+                asked += 1
+                try:
+                    os.preadv(descriptor, [bytearray(1)], size * number // 16, os.RWF_NOWAIT)
+                    stayed += 1
+                except BlockingIOError:
+                    pass
+                except OSError:  # a file system that cannot say
+                    stayed += 1
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)  # the reads may have set off reading ahead
+    return stayed / asked if asked else 0.0
+
+
+def cpu_seconds() -> float:
+    """CPU seconds of this process and of all that it started, whether they have ended (and were waited for) or run."""
+    import psutil
+
+    own = psutil.Process()
+    total = sum(own.cpu_times()[:4])  # user, system, and both of children that have ended
+    for child in own.children(recursive=True):
+        with suppress(psutil.Error):  # it has ended since it was listed
+            total += sum(child.cpu_times()[:4])
+    return float(total)
+
+
+def memory_mb(pid: int) -> float:
+    """Memory of a process and of all that it started: their proportional set sizes, which count shared pages once."""
+    import psutil
+
+    total = 0
+    with suppress(psutil.Error):
+        root = psutil.Process(pid)
+        for process in (root, *root.children(recursive=True)):
+            with suppress(psutil.Error):
+                total += process.memory_full_info().pss
+    return total / 1e6
 
 
 def interleave(

@@ -1,11 +1,12 @@
 """What users would otherwise run: rasterio reads the bands, a library of theirs writes the samples. One process' work.
 
-    python -m bench.plain_ingest webdataset|litdata|lmdb|zarr SRC DST
+    python -m bench.plain_ingest webdataset|litdata|lmdb|zarr|streaming SRC DST
 
 - webdataset: `webdataset.ShardWriter`, a file of shards a split
 - litdata: `litdata.optimize` with one worker, chunks of 64 MB
 - lmdb: a database of safetensors, a tensor a band, as rico-hdl lays BigEarthNet out (Clasen et al., arXiv 2407.03653)
 - zarr: Zarr v3 arrays (patches, bands, height, width), a chunk a patch, a shard 1,024 patches, uncompressed
+- streaming: MosaicML's MDS, shards of 64 MB, uncompressed
 
 The same patches, arrays, labels, masks and (nearly the same) json as our ingest writes; no statistics, checksums,
 index, catalogue, global permutation or restart.
@@ -137,11 +138,22 @@ def to_zarr(archive: Path, target: Path) -> None:
     group.attrs["samples"] = [item[0].name for item in items]
 
 
+def to_streaming(archive: Path, target: Path) -> None:
+    import streaming
+
+    columns = {"mask": "ndarray", "labels": "ndarray", "json": "str"} | dict.fromkeys(GROUPS, "ndarray")
+    with streaming.MDSWriter(out=str(target), columns=columns) as writer:
+        for item in listed(archive):
+            sample = read(archive, *item)
+            writer.write({**sample, "json": json.dumps(sample["json"])})
+
+
 FORMATS: dict[str, Callable[[Path, Path], None]] = {
     "webdataset": to_webdataset,
     "litdata": to_litdata,
     "lmdb": to_lmdb,
     "zarr": to_zarr,
+    "streaming": to_streaming,
 }
 
 if __name__ == "__main__":

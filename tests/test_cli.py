@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.commands import COMMANDS as BENCHES
 from cli import COMMANDS
 
 ROOT = Path(__file__).parent.parent
@@ -22,11 +23,11 @@ def test_help_lists_every_command(tmp_path):
     assert all(f"  {name} " in result.stdout for name in COMMANDS)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_each_command_explains_itself_without_importing_torch(command):
+@pytest.mark.parametrize("words", [[name] for name in COMMANDS] + [["bench", name] for name in BENCHES], ids=" ".join)
+def test_each_command_explains_itself_without_importing_torch(words):
     code = (
         "import sys; from cli import bandstream\n"
-        f"try: bandstream([{command!r}, '--help'], standalone_mode=False)\n"
+        f"try: bandstream([*{words!r}, '--help'], standalone_mode=False)\n"
         "finally: assert not {'torch', 'nvidia.dali', 'sklearn', 'matplotlib'} & set(sys.modules), sorted(sys.modules)"
     )
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)

@@ -29,7 +29,7 @@ SMALL = {
     "finetune": "--epochs 1 --batch-size 4 --view-size 32",
     "evaluate": "--view-size 32",
     "bench ingest": "--patches 20 --repeats 1 --peer webdataset",
-    "bench loader": "--seconds 0.1 --repeats 1 --batch-size 16 --view-size 32",
+    "bench loader": "--alone --patches 40 --seconds 0.1 --repeats 1 --batch-size 16 --view-size 32",
     "bench.synthetic_task": "--patches 200 --seeds 1 --epochs 0",
 }
 
