@@ -28,6 +28,8 @@ PARALLEL = 8
 """Shards that are fetched at a time."""
 RETRY_S = 30.0
 """After so long a shard is asked for again that could not be had, and is not needed yet."""
+OVERDUE_S = 4.0
+"""What was needed for so long when it failed is not asked for again; for less, it is."""
 GIVE_WAY_S = (1.0, 4.0)
 """So long room is waited for before all is let go, and so long it is then left to others: somewhere between."""
 
@@ -191,7 +193,8 @@ class Ahead:
                         self._held[shard], self.files[shard] = held, held.descriptor
                         self._changed.notify_all()
                 except BandstreamError as error:
-                    if needed or isinstance(error, Stopped):
+                    overdue = shard in self._awaited and time.monotonic() - self._since > OVERDUE_S
+                    if needed or overdue or isinstance(error, Stopped):
                         raise
                     with self._changed:
                         self._taken -= self._bytes[shard]

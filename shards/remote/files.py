@@ -13,7 +13,7 @@ AGAIN_S = (1.0, 4.0)
 """Pauses before an object is fetched again that came otherwise than the manifest says."""
 LOOK_S = 0.1
 """Between two looks for a file that another process is fetching, or for room."""
-ROOM_S = 60.0
+ROOM_S = 300.0
 """So long the room for a file that is needed now is waited for."""
 
 
