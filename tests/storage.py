@@ -54,7 +54,7 @@ class Server:
         assert _ready(self), (folder / "log").read_text(errors="replace")[-2000:]
 
     def start(self, folder: Path) -> None:
-        """Start it in the folder of its data, for the first time or after it was killed."""
+        """Start it in the folder of its data, for the first time or after it was killed; it ends with this thread."""
         with (folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 self.command, cwd=folder, stdout=log, stderr=log, preexec_fn=_die_with_parent

@@ -174,6 +174,8 @@ def test_an_order_that_does_not_fit_is_refused_before_anything_is_fetched(
     with pytest.raises(BandstreamError, match=message):
         dict(reading.samples(opened, window=0, seed=0))
     assert proxy.sent == asked
+    windows = [Loader(place, "train", 8, [RECIPE], seed=5, window=2) for place in (opened, shard_set)]
+    assert digests(windows[0]) == digests(windows[1])
     loader = Loader(URL, "train", 8, [RECIPE], training=False, cache=tmp_path / "cache", cache_gb=limit)
     assert len(digests(loader)) == opened.size("train")
 
@@ -225,10 +227,11 @@ def test_a_server_that_is_killed_and_started_again(
     epoch = reading.samples(opened, window=2, seed=6, pause=0.05)
     served = dict(itertools.islice(epoch, 20))
     server.kill()
-    starting = threading.Timer(0.5, server.start_again, [place / "s3"])
-    starting.start()
-    served.update(epoch)
-    starting.join()
+    rest = threading.Thread(target=lambda: served.update(epoch))
+    rest.start()
+    time.sleep(0.5)
+    server.start_again(place / "s3")
+    rest.join()
     assert served == truth
 
 
@@ -319,6 +322,7 @@ def test_killed_in_the_middle_of_a_fetch(
         first = read_by(URL, tmp_path / "cache", limit / 1e9, 2, **environment(proxy))
         second = read_by(URL, tmp_path / "cache", limit / 1e9, 2, **environment(server))
         while not list((tmp_path / "cache").glob("*.part")):
+            assert first.poll() is None, first.communicate()[1]
             time.sleep(0.005)
         first.kill()
         first.communicate()
