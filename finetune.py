@@ -5,7 +5,7 @@
 
 classify is multi-label or single-label as the shard set says; segment is a U-Net. The label fraction is seeded,
 stratified and nested: the 1 % lies inside the 5 %. Bands are matched by name. Views are standardised with the new set's
-own statistics, or with those the encoder was trained with (--normalise encoder).
+own statistics, or with those the encoder was trained with (--normalise encoder). SHARDS may be a URL, as in train.py.
 
 OUT holds results.json (scores, per class, confusion matrix, what was run), metrics.jsonl, best.safetensors and figures.
 """
@@ -20,7 +20,7 @@ from cli import run
 
 
 @click.command()
-@click.argument("shards", type=click.Path(path_type=Path))
+@click.argument("shards")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the run.")
 @click.option("--task", required=True, type=click.Choice(["classify", "segment"]))
 @click.option("--init", required=True, help="`scratch`, or the folder of a pretraining run.")
@@ -41,10 +41,10 @@ from cli import run
 @click.option("--seed", type=int)
 @click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
 @click.option("--threads", type=int, help="CPU threads [default: all].")
-def main(shards: Path, out: Path, task: str, init: str, freeze: str, label_fraction: float, normalise: str,
+def main(shards: str, out: Path, task: str, init: str, freeze: str, label_fraction: float, normalise: str,
          recipe_file: Path | None, device: str, threads: int | None, view_size: int | None,
          **knobs: Any) -> None:  # fmt: skip
-    """Fine-tune on SHARDS: classification or segmentation with few labels."""
+    """Fine-tune on SHARDS, a folder or a URL of fsspec: classification or segmentation with few labels."""
     from training.distributed import distributed
     from training.recipe import FineTuning
 
@@ -54,8 +54,8 @@ def main(shards: Path, out: Path, task: str, init: str, freeze: str, label_fract
 
 
 def finetune(
-    shards: Path, out: Path, task: str, init: str, freeze: str, label_fraction: float, normalise: str, recipe: Any,
-    device: Any, threads: int | None = None,
+    shards: Path | str, out: Path, task: str, init: str, freeze: str, label_fraction: float, normalise: str,
+    recipe: Any, device: Any, threads: int | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Train, choose on val, test once; returns what results.json holds."""
     import numpy as np

@@ -5,6 +5,11 @@
     bandstream train SHARDS --out RUN --resume                   go on where the run was stopped or killed, if it was
     torchrun --nproc-per-node 8 train.py SHARDS --out RUN        on several GPUs; batch sizes are global
 
+SHARDS may be a URL of fsspec (s3://…, https://…): its shards are fetched ahead of need into a cache, checked against
+their sha256, and read from there by all processes of the machine. BANDSTREAM_CACHE names the cache's folder (else
+~/.cache/bandstream) and BANDSTREAM_CACHE_GB its size (else half of what is free). Endpoint and credentials are those of
+the environment (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, ...) or of fsspec's configuration.
+
 RUN holds recipe.json, metrics.jsonl, tensorboard/, views.png, checkpoints/ and, at the end, encoder.safetensors with
 encoder.json and a model card, and summary.json. SIGTERM (a scheduler's notice) finishes the step, saves, and leaves
 with exit code 143; the same command with --resume goes on. A run that is resumed, on the same number of processes
@@ -31,7 +36,7 @@ FREE = ("log_steps", "checkpoint_steps")
 
 
 @click.command()
-@click.argument("shards", type=click.Path(path_type=Path))
+@click.argument("shards")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the run.")
 @click.option("--recipe", "recipe_file", type=click.Path(path_type=Path), help="TOML with any of the knobs.")
 @click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in --out, if there is one.")
@@ -46,9 +51,9 @@ FREE = ("log_steps", "checkpoint_steps")
 @click.option("--seed", type=int)
 @click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
 @click.option("--threads", type=int, help="CPU threads of this process [default: all, shared by the processes].")
-def main(shards: Path, out: Path, recipe_file: Path | None, resume: bool, device: str, threads: int | None,
+def main(shards: str, out: Path, recipe_file: Path | None, resume: bool, device: str, threads: int | None,
          view_size: int | None, **knobs: Any) -> None:  # fmt: skip
-    """Pretrain an encoder on the train split of SHARDS without labels (SimCLR)."""
+    """Pretrain an encoder on the train split of SHARDS, a folder or a URL of fsspec, without labels (SimCLR)."""
     from training.distributed import distributed
     from training.recipe import Pretraining
 
@@ -58,7 +63,7 @@ def main(shards: Path, out: Path, recipe_file: Path | None, resume: bool, device
 
 
 def pretrain(
-    shards: Path, out: Path, recipe: Any, place: Any, resume: bool = False, threads: int | None = None
+    shards: Path | str, out: Path, recipe: Any, place: Any, resume: bool = False, threads: int | None = None
 ) -> None:
     """Train, checkpoint and export; see the module's text."""
     import torch

@@ -11,18 +11,20 @@ STATISTICS, RANDOM = "statistics", "random:"
 
 
 @click.command()
-@click.argument("dst", type=click.Path(path_type=Path))
+@click.argument("dst")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The PNG to write.")
 @click.option("--split", default="train", show_default=True)
 @click.option("--count", type=click.IntRange(1), help="Patches  [default: 12; with --views 6]")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Which patches are drawn.")
 @click.option("--views", is_flag=True, help="Draw the views that training takes of each patch, and how they were made.")
 @click.option("--recipe", type=click.Path(path_type=Path), help="TOML of a pretraining run, for --views.")
-def preview(dst: Path, out: Path, split: str, count: int | None, seed: int, views: bool, recipe: Path | None) -> None:
+def preview(dst: str, out: Path, split: str, count: int | None, seed: int, views: bool, recipe: Path | None) -> None:
     """Draw a contact sheet of the shard set DST: true colour, near-infrared false colour, mask, labels.
 
     With --views: each patch with the windows of its views, then the views, as the first epoch of a training with that
     recipe takes them, in true and false colour, with all that was drawn for each in words.
+
+    Of a URL, the shards that hold the patches are fetched.
     """
     from evaluation.pictures import contact_sheet, save_picture
     from shards.shardset import ShardSet
@@ -49,7 +51,7 @@ def preview(dst: Path, out: Path, split: str, count: int | None, seed: int, view
 
 
 @click.command()
-@click.argument("dst", type=click.Path(path_type=Path))
+@click.argument("dst")
 @click.option("--encoder", required=True, metavar="RUN|random:NAME|statistics",
               help="A pretraining run; an encoder with random weights; or image statistics a band.")  # fmt: skip
 @click.option("--protocol", default="linear", show_default=True, type=click.Choice(["linear", "knn"]))
@@ -66,7 +68,7 @@ def preview(dst: Path, out: Path, split: str, count: int | None, seed: int, view
 @click.option("--threads", type=click.IntRange(1), help="CPU threads  [default: all]")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for results.json.")
 def evaluate(
-    dst: Path,
+    dst: str,
     encoder: str,
     protocol: str,
     level: str,

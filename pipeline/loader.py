@@ -56,7 +56,7 @@ class Loader:
     `seasons`, which date of a place that has several a view shows: the `first`, one that is drawn, the `same` for all
     views, or drawn and `different` for the views of a pair (more views than dates begin again with the first one's);
     `device`, `cpu` or `cuda` (this process's current one); `dtype`, `float32` or `float16`; `threads` of the graph and
-    of the reader.
+    of the reader; `cache` and `cache_gb` for a URL, as `ShardSet.open` has them.
 
     Views are the same bits whatever the batch size, the ranks and the threads: they depend on (seed, epoch, sample,
     view) alone. Tensors share memory with the graph's outputs and stay valid as long as they are held.
@@ -83,10 +83,12 @@ class Loader:
         window: int | None = None,
         seasons: Seasons = "first",
         dtype: str = "float32",
+        cache: Path | str | None = None,
+        cache_gb: float | None = None,
     ) -> None:
         if device not in ("cpu", "cuda"):
             raise BandstreamError(f"device {device!r} is neither 'cpu' nor 'cuda'; which GPU: torch.cuda.set_device")
-        self.shard_set = shard_set if isinstance(shard_set, ShardSet) else ShardSet.open(shard_set)
+        self.shard_set = shard_set if isinstance(shard_set, ShardSet) else ShardSet.open(shard_set, cache, cache_gb)
         manifest = self.shard_set.manifest
         self.split = split
         self.bands = list(bands or manifest.band_names)
@@ -102,8 +104,8 @@ class Loader:
         samples = self.shard_set.size(split) if self._subset is None else len(self._subset)
         windows = None if self.window is None else self._windows(self.window)
         self.order = Order(samples, batch_size, seed, training, rank, world_size, windows)
-        self._label = _known(manifest.labels, labels, "labels", self.shard_set.root)
-        self._mask = _known(manifest.masks, masks, "masks", self.shard_set.root)
+        self._label = _known(manifest.labels, labels, "labels", self.shard_set.place)
+        self._mask = _known(manifest.masks, masks, "masks", self.shard_set.place)
         if self._mask and len(self.views) != 1:
             raise BandstreamError(f"a mask goes with one view, not with {len(self.views)}")
         self.statistics = _statistics(manifest.statistics if statistics is None else statistics, self.bands)
@@ -114,6 +116,7 @@ class Loader:
         self._reader = Reader(
             self.shard_set, split, max(layout[name].end for name in members), threads, pinned=device == "cuda"
         )
+        self._reader.check(self._batches(self.epoch, self.order.starts()))
         self._plan: Iterator[tuple[np.ndarray, np.ndarray]] = iter(())
         self._under_way: deque[tuple[np.ndarray, torch.Tensor | None]] = deque()
         self._graph = ViewGraph(
@@ -152,8 +155,7 @@ class Loader:
             self.cursor = 0
         self._drain()
         epoch, starts = self.epoch, self.order.starts(self.cursor)
-        plan = (self._within_split(self.order.batch(epoch, start)) for start in starts)
-        self._plan = self._reader.batches(plan)
+        self._plan = self._reader.batches(self._batches(epoch, starts))
         for start in starts:
             began = time.perf_counter()
             outputs = self._graph.pipe.run()
@@ -181,6 +183,10 @@ class Loader:
     def _within_split(self, numbers: np.ndarray) -> np.ndarray:
         """Numbers of the order (n,) → sample numbers of the split (n,)."""
         return numbers if self._subset is None else self._subset[numbers]
+
+    def _batches(self, epoch: int, starts: range) -> Iterator[np.ndarray]:
+        """Sample numbers (n,) of the split, of each batch of an epoch that begins at one of these places."""
+        return (self._within_split(self.order.batch(epoch, start)) for start in starts)
 
     def _feed(self) -> tuple[np.ndarray, ...]:
         """One batch for the graph, which copies what it is given before it asks again."""
@@ -268,9 +274,9 @@ def _within(subset: np.ndarray, total: int, split: str) -> np.ndarray:
     return numbers.astype(np.int64)
 
 
-def _known(specs: Mapping[str, Any], name: str | None, what: str, root: Path) -> Any:
+def _known(specs: Mapping[str, Any], name: str | None, what: str, place: str) -> Any:
     if name is not None and name not in specs:
-        raise BandstreamError(f"{root} has no {what} {name!r}: it has {', '.join(specs) or 'none'}")
+        raise BandstreamError(f"{place} has no {what} {name!r}: it has {', '.join(specs) or 'none'}")
     return None if name is None else specs[name]
 
 

@@ -1,15 +1,20 @@
-"""Bytes of whole samples, read ahead of need: threads `pread` fixed-stride records into a ring of batch buffers."""
+"""Bytes of whole samples, read ahead of need: threads `pread` fixed-stride records into a ring of batch buffers.
+
+The shards of a folder are open all the time, those of a URL, fetched into the cache, while they are needed.
+"""
 
 import os
 import queue
 import resource
 import threading
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
+from pipeline.ahead import Ahead, Needs, check_room
 from shards.errors import BandstreamError
 from shards.shardset import ShardSet
 
@@ -27,14 +32,31 @@ class Reader:
         self.shard_set = shard_set
         self.split = split
         self.prefix = prefix
-        self.paths = shard_set.paths(split)
         self.pinned = pinned
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="pread")
         self._threads = threads
-        self._files = _open_all(self.paths)
+        shard_set.size(split)
+        self._shards = shard_set.manifest.splits[split].shards
+        _allow_open(len(self._shards))
+        self._files: list[int] | dict[int, int] = {}
+        if shard_set.remote is None:
+            self._files = _open_all(shard_set.paths(split))
+
+    def check(self, plan: Iterable[np.ndarray]) -> None:
+        """Raises BandstreamError where the batches of a plan need more of a remote set at once than its cache holds."""
+        remote = self.shard_set.remote
+        if remote is not None and sum(shard.bytes for shard in self._shards) > remote.cache.limit:
+            check_room(self.shard_set, self.split, Needs.of(self.shard_set, self.split, plan))
 
     def read(self, indices: np.ndarray, out: np.ndarray) -> None:
         """Read samples (n,) into `out`, uint8 (n, prefix). Raises BandstreamError naming a file that ended early."""
+        if self.shard_set.remote is None:
+            self._gather(indices, out)
+        else:
+            for _, samples in self.batches([indices]):
+                out[:] = samples
+
+    def _gather(self, indices: np.ndarray, out: np.ndarray) -> None:
         shards, offsets = self.shard_set.locate(self.split, indices)
         parts = np.array_split(np.arange(len(indices)), min(self._threads, len(indices)))
         jobs = [self._pool.submit(self._read_rows, rows, shards, offsets, out) for rows in parts]
@@ -45,15 +67,17 @@ class Reader:
         for row, shard, offset in zip(rows.tolist(), shards[rows].tolist(), offsets[rows].tolist(), strict=True):
             got = os.preadv(self._files[shard], [out[row]], offset)
             if got != self.prefix:
+                path = f"{self.shard_set.place}/{self._shards[shard].file}"
                 raise BandstreamError(
-                    f"{self.paths[shard]} ended {self.prefix - got} bytes early at byte {offset + got}: "
+                    f"{path} ended {self.prefix - got} bytes early at byte {offset + got}: "
                     "it changed while it was read; run `bandstream verify`"
                 )
 
     def batches(self, plan: Iterable[np.ndarray]) -> Generator[tuple[np.ndarray, np.ndarray], None, None]:
         """For each sample numbers (n,) of the plan: (those numbers, their bytes, uint8 (n, prefix)), read ahead.
 
-        A buffer is used anew once the next batch has been taken: whoever wants to keep bytes copies them before.
+        A buffer is used anew once the next batch has been taken: whoever wants to keep bytes copies them before. Of a
+        remote set the plan is looked through first, and its shards are fetched in the order in which it needs them.
         """
         ready: queue.Queue[tuple[np.ndarray, np.ndarray] | BaseException | None] = queue.Queue()
         free: queue.Queue[np.ndarray | None] = queue.Queue()
@@ -62,18 +86,19 @@ class Reader:
         def fill() -> None:
             made = 0
             try:
-                for indices in plan:
-                    if made < DEPTH:
-                        buffer: np.ndarray | None = self._buffer(len(indices))
-                        made += 1
-                    else:
-                        buffer = free.get()
-                    if stop.is_set() or buffer is None:
-                        return
-                    if len(buffer) < len(indices):
-                        buffer = self._buffer(len(indices))
-                    self.read(indices, buffer[: len(indices)])
-                    ready.put((indices, buffer))
+                with self._at_hand(plan, stop) as batches:
+                    for indices in batches:
+                        if made < DEPTH:
+                            buffer: np.ndarray | None = self._buffer(len(indices))
+                            made += 1
+                        else:
+                            buffer = free.get()
+                        if stop.is_set() or buffer is None:
+                            return
+                        if len(buffer) < len(indices):
+                            buffer = self._buffer(len(indices))
+                        self._gather(indices, buffer[: len(indices)])
+                        ready.put((indices, buffer))
                 ready.put(None)
             except BaseException as error:
                 ready.put(error)
@@ -92,6 +117,16 @@ class Reader:
             free.put(None)
             filler.join()
 
+    @contextmanager
+    def _at_hand(self, plan: Iterable[np.ndarray], stop: threading.Event) -> Iterator[Iterable[np.ndarray]]:
+        """The batches of a plan, each given out once its shards are open."""
+        if self.shard_set.remote is None:
+            yield plan
+            return
+        with Ahead(self.shard_set, self.split, list(plan), stop) as ahead:
+            self._files = ahead.files
+            yield ahead
+
     def _buffer(self, samples: int) -> np.ndarray:
         if self.pinned:
             import torch
@@ -103,16 +138,20 @@ class Reader:
     def close(self) -> None:
         """Close the shards."""
         self._pool.shutdown()
-        while self._files:
+        while isinstance(self._files, list) and self._files:
             os.close(self._files.pop())
+
+
+def _allow_open(files: int) -> None:
+    """Let the process open so many files, if it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = files + 256
+    if soft < needed <= hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 def _open_all(paths: Sequence[Path]) -> list[int]:
     """Open every shard once; a set with more shards than the process may open is refused."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = len(paths) + 256
-    if soft < needed <= hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
     files: list[int] = []
     try:
         for path in paths:

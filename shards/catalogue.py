@@ -54,12 +54,12 @@ def writing(folder: Path, extra: Mapping[str, type], labels: Sequence[str] = ())
             writer.write_table(waiting.combine_chunks())
 
 
-def read(folder: Path) -> Any:
-    """The catalogue as a `pyarrow.Table`. Raises BandstreamError where it cannot be read."""
+def read(path: Path, columns: list[str] | None = None) -> Any:
+    """The catalogue, or some of its columns, as a `pyarrow.Table`. Raises BandstreamError where it cannot be read."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        return pq.read_table(folder / FILE)
+        return pq.read_table(path, columns=columns)
     except (OSError, pa.ArrowException) as error:
-        raise BandstreamError(f"{folder / FILE} cannot be read ({error}): ingest again") from None
+        raise BandstreamError(f"{path} cannot be read ({error}): ingest again") from None

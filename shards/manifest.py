@@ -186,11 +186,16 @@ class Manifest(Part):
         """Read and validate `dataset.json`. Raises BandstreamError naming the file and what is wrong in it."""
         path = Path(folder) / FILE
         try:
-            content = json.loads(path.read_bytes())
+            raw = path.read_bytes()
         except FileNotFoundError:
-            raise BandstreamError(
-                f"{folder} is no shard set: it has no {FILE}. If an ingest into it was interrupted, run it again"
-            ) from None
+            raise missing(folder) from None
+        return cls.parse(raw, path)
+
+    @classmethod
+    def parse(cls, raw: bytes, path: Path | str) -> "Manifest":
+        """Validate the bytes of a `dataset.json`; `path` is what errors call it."""
+        try:
+            content = json.loads(raw)
         except (UnicodeDecodeError, json.JSONDecodeError) as error:
             raise BandstreamError(f"{path} is not JSON ({error}): restore it or ingest again") from None
         if isinstance(content, dict) and content.get("format_version") != FORMAT_VERSION:
@@ -204,6 +209,13 @@ class Manifest(Part):
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "manifest"
             raise BandstreamError(f"{path}: {where}: {first['msg']}: restore it or ingest again") from None
+
+
+def missing(place: Path | str) -> BandstreamError:
+    """What a place without a manifest is."""
+    return BandstreamError(
+        f"{place} is no shard set: it has no {FILE}. If an ingest into it was interrupted, run it again"
+    )
 
 
 def changed(raw: bytes) -> str:

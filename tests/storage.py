@@ -36,10 +36,29 @@ FLIPPED = 20_000
 
 @dataclass
 class Server:
-    """Where an S3 server listens."""
+    """Where an S3 server listens; how it was started, if it was by this process."""
 
     port: int
+    command: tuple[str, ...] = ()
     process: subprocess.Popen[bytes] | None = None
+
+    def kill(self) -> None:
+        """As a machine that loses its power would."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+    def start_again(self, folder: Path) -> None:
+        """And wait until it answers."""
+        self.start(folder)
+        assert _ready(self), (folder / "log").read_text(errors="replace")[-2000:]
+
+    def start(self, folder: Path) -> None:
+        """Start it in the folder of its data, for the first time or after it was killed; it ends with this thread."""
+        with (folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command, cwd=folder, stdout=log, stderr=log, preexec_fn=_die_with_parent
+            )
 
     def environment(self, identity: tuple[str, str] = OWNER) -> dict[str, str]:
         """What a process must have in its environment to use the server."""
@@ -86,6 +105,11 @@ class Server:
     def put(self, prefix: str, name: str, content: bytes) -> None:
         self.client().put_object(Bucket=BUCKET, Key=f"{prefix}/{name}", Body=content)
 
+    def put_all(self, prefix: str, folder: Path) -> None:
+        """Every file of a folder."""
+        for path in folder.iterdir():
+            self.put(prefix, path.name, path.read_bytes())
+
 
 @contextlib.contextmanager
 def served(folder: Path) -> Iterator[Server]:
@@ -104,14 +128,14 @@ def served(folder: Path) -> Iterator[Server]:
                 break
             log = (folder / "log").read_text(errors="replace")
             assert not last, f"the S3 server did not start: {log[-2000:]}"
-            _end(server)
+            server.kill()
         except BaseException:
-            _end(server)
+            server.kill()
             raise
     try:
         yield server
     finally:
-        _end(server)
+        server.kill()
 
 
 def _start(folder: Path) -> Server:
@@ -123,9 +147,9 @@ def _start(folder: Path) -> Server:
     command += ["-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.iam=false", "-master.telemetry=false"]
     command += ["-master.volumeSizeLimitMB=64", "-volume.max=40", "-volume.minFreeSpace=0"]
     command += [f"-{name}={port}" for name, port in ports.items()]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, preexec_fn=_die_with_parent)
-    return Server(ports["s3.port"], process)
+    server = Server(ports["s3.port"], tuple(command))
+    server.start(folder)
+    return server
 
 
 def _die_with_parent() -> None:
@@ -136,18 +160,13 @@ def _ready(server: Server) -> bool:
     end = time.monotonic() + 60
     while time.monotonic() < end and server.process is not None and server.process.poll() is None:
         with contextlib.suppress(Exception), socket.create_connection(("127.0.0.1", server.port), 1):
-            server.client().create_bucket(Bucket=BUCKET)
+            with contextlib.suppress(server.client().exceptions.ClientError):  # it is there
+                server.client().create_bucket(Bucket=BUCKET)
             server.client().put_object(Bucket=BUCKET, Key="warm", Body=b"up")
             server.client().delete_object(Bucket=BUCKET, Key="warm")
             return True
         time.sleep(0.2)
     return False
-
-
-def _end(server: Server) -> None:
-    if server.process is not None:
-        server.process.kill()
-        server.process.wait()
 
 
 def free_ports(count: int) -> list[int]:
@@ -173,10 +192,10 @@ class Proxy(Server):
         self._lock = threading.Lock()
         self._kind, self._after, self._seconds, self._begun = "", 0, 0.0, 0.0
         self._ended = False
-        self.sent = 0
-        """Bytes that went to the server."""
-        self.rate = 0.0
-        """Bytes a second that may go to the server; 0: all."""
+        self.sent = self.came = 0
+        """Bytes that went to the server, and that came from it."""
+        self.rate = self.rate_down = 0.0
+        """Bytes a second that may go to the server, and come from it, over one connection; 0: all."""
         self.met = 0
         """How often there was trouble."""
         super().__init__(free_ports(1)[0])
@@ -255,8 +274,10 @@ class Proxy(Server):
                     continue
                 if not data:
                     break
-                if up and self.rate:
-                    time.sleep(len(data) / self.rate)
+                with self._lock:
+                    self.came += 0 if up else len(data)
+                if rate := self.rate if up else self.rate_down:
+                    time.sleep(len(data) / rate)
                 kind = self._now(len(data) if up else 0)
                 while kind == "stall" and not self._ended:
                     time.sleep(0.05)

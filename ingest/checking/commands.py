@@ -57,7 +57,7 @@ def verify(dst: Path, src: tuple[str, ...], repair: bool) -> None:
 
 
 @click.command()
-@click.argument("dst", type=Folder(path_type=Path))
+@click.argument("dst")
 @click.option(
     "--map",
     "picture",
@@ -65,8 +65,11 @@ def verify(dst: Path, src: tuple[str, ...], repair: bool) -> None:
     help="Draw where the samples lie into this PNG, too.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Say it as JSON.")
-def info(dst: Path, picture: Path | None, as_json: bool) -> None:
-    """Say what the shard set DST holds: splits, classes, dates, places, bands, radiometry, size, what was rejected."""
+def info(dst: str, picture: Path | None, as_json: bool) -> None:
+    """Say what the shard set DST holds: splits, classes, dates, places, bands, radiometry, size, what was rejected.
+
+    Of a URL, the manifest and the catalogue are read and no shard.
+    """
     import json
 
     from ingest.checking.overview import lines, summary

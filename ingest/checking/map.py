@@ -13,7 +13,7 @@ import numpy as np
 from ingest.checking.overview import batches
 from shards import atomic
 from shards.errors import BandstreamError
-from shards.manifest import Manifest
+from shards.shardset import ShardSet
 
 POINTS = 20_000
 """More samples than these are drawn as a density."""
@@ -29,15 +29,15 @@ class _Places:
     """Longitude and latitude, float32 (n,), number of the split and of the country, of the samples whose place is
     known: 11 bytes a sample."""
 
-    def __init__(self, folder: Path, manifest: Manifest) -> None:
+    def __init__(self, opened: ShardSet) -> None:
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        self.splits = list(manifest.splits)
+        self.splits = list(opened.manifest.splits)
         self.countries: list[str] = []
         parts: list[tuple[np.ndarray, ...]] = []
         self.unknown = 0
-        for batch in batches(folder, ["split", "lon", "lat", "country"]):
+        for batch in batches(opened, ["split", "lon", "lat", "country"]):
             known = pc.and_(pc.is_valid(batch["lon"]), pc.is_valid(batch["lat"])).to_numpy(zero_copy_only=False)
             self.unknown += int((~known).sum())
             split = pc.index_in(batch["split"], pa.array(self.splits)).to_numpy(zero_copy_only=False)
@@ -54,15 +54,15 @@ class _Places:
         self.lon, self.lat, self.split, self.country = columns
 
 
-def draw(folder: Path, path: Path) -> int:
+def draw(place: Path | str, path: Path) -> int:
     """Write the map as a PNG; how many samples it shows. Raises BandstreamError where no place is known."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    manifest = Manifest.read(folder)
-    places = _Places(folder, manifest)
+    opened = ShardSet.open(place)
+    places = _Places(opened)
     if not len(places.lon):
-        raise BandstreamError(f"{folder}: the place of not one sample is known: there is nothing to map")
+        raise BandstreamError(f"{place}: the place of not one sample is known: there is nothing to map")
     west, east = _widened(float(places.lon.min()), float(places.lon.max()))
     south, north = _widened(float(places.lat.min()), float(places.lat.max()))
     stretch = 1 / max(math.cos(math.radians((south + north) / 2)), 0.2)
@@ -88,7 +88,7 @@ def draw(folder: Path, path: Path) -> int:
     for spine in axes.spines.values():
         spine.set_color("#9aa4ae")
     unknown = f"; the place of {places.unknown:,} is unknown" if places.unknown else ""
-    axes.set_title(f"{manifest.name}: {len(places.lon):,} samples{unknown}", fontsize=10, loc="left")
+    axes.set_title(f"{opened.manifest.name}: {len(places.lon):,} samples{unknown}", fontsize=10, loc="left")
     with atomic.replacing(path) as file:
         figure.savefig(file, format="png", bbox_inches="tight", pad_inches=0.15)
     return len(places.lon)

@@ -20,12 +20,12 @@ BASELINE, OFFSET = "processing_baseline", "offset_removed"
 """A catalogue column of Sentinel-2 sources, and what their samples' json says of each."""
 
 
-def summary(folder: Path) -> dict[str, Any]:
-    """All that is told, as JSON takes it. Raises BandstreamError where the folder is no sound shard set."""
-    opened = ShardSet.open(folder)
+def summary(place: Path | str) -> dict[str, Any]:
+    """All that is told, as JSON takes it. Raises BandstreamError where there is no sound shard set."""
+    opened = ShardSet.open(place)
     manifest = opened.manifest
     sums = _Sums(manifest)
-    for batch in batches(folder, None):
+    for batch in batches(opened, None):
         sums.add(batch)
     source = {key: value for key, value in manifest.source.items() if key != "plan"}
     return {
@@ -66,19 +66,19 @@ def summary(folder: Path) -> dict[str, Any]:
     }
 
 
-def batches(folder: Path, columns: list[str] | None) -> Iterator[Any]:
+def batches(opened: ShardSet, columns: list[str] | None) -> Iterator[Any]:
     """The catalogue, a `pyarrow.RecordBatch` at a time. Raises BandstreamError where it cannot be read."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(folder / catalogue.FILE) as file:
+        with opened.catalogue() as path, pq.ParquetFile(path) as file:
             if columns is not None:
                 columns = [name for name in columns if name in file.schema_arrow.names]
             yield from file.iter_batches(catalogue.ROWS, columns=columns)
     except (OSError, pa.ArrowException) as error:
         raise BandstreamError(
-            f"{folder / catalogue.FILE} cannot be read ({error}): bandstream verify {folder} --repair"
+            f"{opened.place}/{catalogue.FILE} cannot be read ({error}): bandstream verify {opened.place} --repair"
         ) from None
 
 
@@ -159,22 +159,24 @@ def _counted(counts: Counter[str] | None) -> dict[str, int] | None:
     return None if counts is None else dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
-def _offsets(opened: ShardSet, first: dict[str, tuple[str, str, int]]) -> dict[str, int]:
+def _offsets(opened: ShardSet, first: dict[str, tuple[str, str, int]]) -> dict[str, int] | None:
     """What was taken from the stored numbers, by processing baseline: the product's baseline decides it, so a sample of
-    each tells."""
-    found = {}
+    each tells. None for a remote set, of which that would fetch a shard for each."""
+    found: dict[str, int] = {}
+    if opened.remote is not None:
+        return None
     for baseline, (split, shard, position) in sorted(first.items()):
-        files = [path.name for path in opened.paths(split)]
-        before = sum(spec.samples for spec in opened.manifest.splits[split].shards[: files.index(shard)])
+        specs = opened.manifest.splits[split].shards
+        before = sum(spec.samples for spec in specs[: [spec.file for spec in specs].index(shard)])
         content = opened.read(split, before + position).json
         if OFFSET in content:
             found[baseline] = content[OFFSET]
     return found
 
 
-def overview(folder: Path) -> Iterator[str]:
-    """Lines for a person. Raises BandstreamError where the folder is no sound shard set."""
-    return lines(summary(folder))
+def overview(place: Path | str) -> Iterator[str]:
+    """Lines for a person. Raises BandstreamError where there is no sound shard set."""
+    return lines(summary(place))
 
 
 def lines(told: dict[str, Any]) -> Iterator[str]:
@@ -196,7 +198,9 @@ def lines(told: dict[str, Any]) -> Iterator[str]:
         yield f"array {member}: {array['dtype']} {size}, {' '.join(array['bands'])}{date}"
     light = told["reflectance"]
     yield f"reflectance = stored x {light['scale']:g} + {light['offset']:g}, level {light['level']}"
-    for baseline, offset in told["offsets_removed"].items():
+    if told["offsets_removed"] is None:
+        yield "  offsets removed: in the shards, which are not fetched for this"
+    for baseline, offset in (told["offsets_removed"] or {}).items():
         samples = (told["columns"][BASELINE] or {}).get(baseline, 0)
         first = " at date 0" if several else ""
         yield f"  baseline {baseline or 'unknown'}: {samples:,} samples, offset removed {offset}{first}"

@@ -10,7 +10,6 @@ import json
 import os
 import re
 import shutil
-import tempfile
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -22,10 +21,11 @@ from ingest.building import build
 from ingest.building.build import Options, Outcome, Told, compare
 from ingest.building.shard import CLAIM, RECORDS
 from ingest.building.workplace import OURS, REJECTED, refuse
-from ingest.sending.store import LOCAL, Store, is_url
+from ingest.sending.store import Destination
 from ingest.source import Source
 from shards.errors import BandstreamError
 from shards.manifest import FILE, Manifest, changed
+from shards.remote.store import LOCAL, is_url
 from shards.verify import sha256
 
 PARALLEL = 4
@@ -57,7 +57,7 @@ def ingest(source: Source, destination: str, options: Options, told: Told | None
         raise BandstreamError(
             f"the set of {destination} is built in a folder that all workers see: name one with --scratch"
         )
-    store = Store(destination)
+    store = Destination(destination)
     staging = _staging(store.url, options.scratch)
     upload = Upload(store, staging, told or Told())
     options = Options(**{**vars(options), "scratch": None})  # inside the staging folder, which lies there already
@@ -86,7 +86,7 @@ def _staging(url: str, scratch: Path | None) -> Path:
 class Upload:
     """The place under a URL, as `ingest.building.build.Elsewhere`; `staging` is the folder that the set is built in."""
 
-    def __init__(self, store: Store, staging: Path, told: Told) -> None:
+    def __init__(self, store: Destination, staging: Path, told: Told) -> None:
         self.store, self.staging, self.told = store, staging, told
         self._plan = ""
         self._mending: Manifest | None = None
@@ -154,15 +154,12 @@ class Upload:
 
     def _standing(self, described: dict[str, Any]) -> Manifest | None:
         """What `find` gives where there is a manifest."""
-        with tempfile.TemporaryDirectory(dir=self.staging / RECORDS) as temporary:
-            folder = Path(temporary)
-            raw = self.store.read(FILE)
-            (folder / FILE).write_bytes(raw)
-            try:
-                manifest = Manifest.read(folder)
-                what = changed(raw)
-            except BandstreamError as error:
-                what = str(error).replace(str(folder), self.store.url)
+        raw = self.store.read(FILE)
+        try:
+            manifest = Manifest.parse(raw, f"{self.store.url}/{FILE}")
+            what = changed(raw)
+        except BandstreamError as error:
+            what = str(error)
         if what:
             if self._plan.encode() not in raw:
                 raise BandstreamError(

@@ -111,7 +111,7 @@ def test_many_samples_are_drawn_as_a_density(shard_set: Path, tmp_path: Path, mo
 
 
 def test_places_are_those_of_the_catalogue(shard_set: Path, samples: dict[str, list[Sample]]) -> None:
-    places = map_._Places(shard_set, ShardSet.open(shard_set).manifest)
+    places = map_._Places(ShardSet.open(shard_set))
     contents = [sample.json for own in samples.values() for sample in own]
     np.testing.assert_array_equal(places.lon, np.array([content["lon"] for content in contents], "f4"))
     np.testing.assert_array_equal(places.lat, np.array([content["lat"] for content in contents], "f4"))

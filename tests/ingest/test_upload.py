@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from ingest.building.build import Options, Outcome, Told
-from ingest.sending import store, upload
+from ingest.sending import upload
 from ingest.sources.bigearthnet import BigEarthNet
 from shards.errors import BandstreamError
+from shards.remote import store
 from tests.ingest.archives import contents, make_v2
 from tests.storage import BUCKET, OWNER, READER, REPOSITORY, Proxy, Server, begin_upload, command, proxied, served
 
@@ -113,7 +114,7 @@ def test_the_command(archive: Path, expected: dict[str, bytes], server: Server, 
     assert run.returncode == 0, run.stderr
     assert server.contents(place) == expected
     assert f"{url(place)}: 16 samples" in run.stdout and "objects sent, all read back and compared" in run.stdout
-    for name in ("verify", "info"):
+    for name in ("verify", "audit"):
         run = subprocess.run(
             [sys.executable, "-m", "cli", name, url(place)], cwd=REPOSITORY, capture_output=True, text=True
         )

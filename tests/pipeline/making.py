@@ -95,6 +95,7 @@ def make_set(
     with catalogue.writing(folder, {}, ["labels"]) as add:
         add(rows)
     (folder / "rejected.jsonl").touch()
+    files = {name: (folder / name).read_bytes() for name in (catalogue.FILE, "rejected.jsonl")}
     statistics = {
         b: {"mean": 900.0 + 70 * i, "std": 300.0 + 40 * i, "min": 0, "max": 1, "p02": 0, "p98": 1, "count": 1}
         for i, b in enumerate(bands)
@@ -129,6 +130,7 @@ def make_set(
             "statistics": statistics,
             "splits": splits,
             "rejected": {},
+            "files": {n: {"bytes": len(d), "sha256": hashlib.sha256(d).hexdigest()} for n, d in files.items()},
         }
     )
     manifest.write(folder)

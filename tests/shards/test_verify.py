@@ -107,7 +107,7 @@ def test_sets_of_early_writers_are_held_to_what_their_manifest_has(copy):
 @pytest.mark.parametrize("column", ["key", "split", "shard", "position", "labels"])
 def test_a_catalogue_that_says_otherwise_than_the_shards_is_found_without_a_checksum(copy, column):
     as_of_early(copy)
-    table = catalogue.read(copy).to_pydict()
+    table = catalogue.read(copy / catalogue.FILE).to_pydict()
     values = table[column]
     other = next(number for number, value in enumerate(values) if value != values[0])
     values[0], values[other] = values[other], values[0]
@@ -119,7 +119,7 @@ def test_a_catalogue_that_says_otherwise_than_the_shards_is_found_without_a_chec
 
 def test_catalogues_that_cannot_be_read_are_problems(copy):
     as_of_early(copy)
-    rows = catalogue.read(copy).to_pydict()
+    rows = catalogue.read(copy / catalogue.FILE).to_pydict()
     with catalogue.writing(copy, EXTRA, ["labels"]) as add:
         add({name: values[:-1] for name, values in rows.items()})
     assert verify(copy) == ["samples.parquet: lists 95 samples, by the manifest 96"]
