@@ -153,10 +153,9 @@ def solarise(view: Node, solarised: Node, bend: Node) -> Node:
 
 def sensor_noise(view: Node, tile: np.ndarray, position: Node, sigma: Node, size: tuple[int, int]) -> Node:
     """Add white noise: the part of a constant noise tile (C, H', W') that begins at `position`, times `sigma`."""
-    constant = types.Constant(tile, device="cpu")
-    part = fn.slice(constant, position, list(size), axes=[1, 2])
+    part = fn.slice(types.Constant(tile, device=view.device), start=position, shape=list(size), axes=[1, 2])
     if view.device == "gpu":
-        part, sigma = part.gpu(), sigma.gpu()
+        sigma = sigma.gpu()
     return view + part * sigma
 
 

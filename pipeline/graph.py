@@ -215,7 +215,7 @@ class ViewGraph:
             raw = raw.gpu()
         inputs = iter(drawn)
         dated = [
-            [_sliced(raw, next(inputs) if self.dates > 1 else p.at, p.dtype, p.shape) for p in self.planes[0]]
+            [_sliced(raw, next(inputs) if self.dates > 1 else [p.at], p.dtype, p.shape) for p in self.planes[0]]
             for _ in range(self.slots)
         ]
         outputs: list[Any] = []
@@ -225,7 +225,7 @@ class ViewGraph:
             outputs.append(self._view(dated[number % self.slots], recipe, given))
         if self.mask is not None:
             shape = (1, *self.mask.shape)  # type: ignore[misc]
-            mask = _sliced(raw, self.mask.data_at, "uint8", shape)
+            mask = _sliced(raw, [self.mask.data_at], "uint8", shape)
             mask = augment.resampled_mask(mask, given["start"], given["end"], self.size(self.recipes[0]))
             if self.recipes[0].rotate90:
                 mask = augment.transposition(mask, given["transposed"])
@@ -267,7 +267,7 @@ class ViewGraph:
 
 
 def _sliced(raw: Any, at: Any, dtype: str, shape: tuple[int, ...]) -> Any:
-    part = fn.slice(raw, at, [int(np.prod(shape)) * np.dtype(dtype).itemsize], axes=[0])
+    part = fn.slice(raw, start=at, shape=[int(np.prod(shape)) * np.dtype(dtype).itemsize], axes=[0])
     return fn.reinterpret(part, dtype=_DALI_TYPES[dtype], shape=list(shape), layout="CHW")
 
 
