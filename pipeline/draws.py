@@ -87,12 +87,12 @@ class Draws:
     def rectangles(self, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
         """The holes in pixels of a view of `size` (height, width): corner (y, x) and extent, each float32 (N, R, 2).
 
-        To the nearest pixel, at least one. Where a sample has fewer than R, its first one is repeated.
+        To the nearest pixel, at least one; 0 where a sample has fewer than R.
         """
-        there = np.any(self.holes, axis=-1, keepdims=True)
-        holes = np.where(there, self.holes, self.holes[:, :1]) * np.array([*size, *size], np.float32)
+        holes = self.holes * np.array([*size, *size], np.float32)
         corner = np.minimum(np.rint(holes[..., :2]), np.array(size, np.float32) - 1)
-        return corner, np.maximum(np.rint(holes[..., 2:]) - corner, 1)
+        extent = np.maximum(np.rint(holes[..., 2:]) - corner, 1)
+        return corner, np.where(np.any(holes, axis=-1, keepdims=True), extent, 0)
 
 
 def draw(

@@ -189,11 +189,10 @@ class ViewGraph:
         if recipe.grey and not self.colours:
             given["grey"] = drawn.grey
         if recipe.band_dropout:
-            lost = np.where(drawn.dropped, np.inf, 1).astype(np.float32)
-            given |= {"dropping": np.any(drawn.dropped, axis=1), "dropout": lost[:, :, None, None]}
+            given["dropout"] = np.where(drawn.dropped, np.inf, 1).astype(np.float32)[:, :, None, None]
         if recipe.cutout:
             corner, extent = drawn.rectangles(self.size(recipe))
-            given |= {"cut": np.any(drawn.holes, axis=(1, 2)), "corner": corner, "extent": extent}
+            given |= {"corner": corner, "extent": extent}
         return given
 
     def _has_colour(self, recipe: ViewRecipe) -> bool:
@@ -260,9 +259,9 @@ class ViewGraph:
         if grey:
             view = augment.spectral_grey(view, given["grey"], bands)
         if recipe.band_dropout:
-            view = augment.band_dropout(view, given["dropping"], given["dropout"])
+            view = augment.band_dropout(view, given["dropout"])
         if recipe.cutout:
-            view = augment.cutout(view, given["cut"], given["corner"], given["extent"])
+            view = augment.cutout(view, given["corner"], given["extent"])
         return fn.cast(view, dtype=last) if more and last != types.FLOAT else view
 
 
