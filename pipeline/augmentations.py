@@ -2,8 +2,8 @@
 
 Each takes the view and its draws, the same on `cpu` and `gpu`. Per-band draws come as float32 (C, 1, 1), draws of whole
 views as scalars. DALI's `normalize`, given mean and divisor, is its quickest per-band multiply-add on a CPU, several
-times quicker than its arithmetic operators with broadcasting. What is dear and only some views undergo is an
-`if` on a draw, so that it costs the others nothing.
+times quicker than its arithmetic operators with broadcasting. What is dear and only some views undergo is an `if` on a
+draw, so that it costs the others nothing.
 """
 
 from typing import Any
