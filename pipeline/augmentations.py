@@ -2,8 +2,8 @@
 
 Each takes the view and its draws, the same on `cpu` and `gpu`. Per-band draws come as float32 (C, 1, 1), draws of whole
 views as scalars. DALI's `normalize`, given mean and divisor, is its quickest per-band multiply-add on a CPU, several
-times quicker than its arithmetic operators with broadcasting. What only some views undergo is an `if` on a draw, so
-that it costs the others nothing.
+times quicker than its arithmetic operators with broadcasting. What is dear and only some views undergo is an `if` on a
+draw, so that it costs the others nothing.
 """
 
 from typing import Any
@@ -153,10 +153,9 @@ def solarise(view: Node, solarised: Node, bend: Node) -> Node:
 
 def sensor_noise(view: Node, tile: np.ndarray, position: Node, sigma: Node, size: tuple[int, int]) -> Node:
     """Add white noise: the part of a constant noise tile (C, H', W') that begins at `position`, times `sigma`."""
-    constant = types.Constant(tile, device="cpu")
-    part = fn.slice(constant, position, list(size), axes=[1, 2])
+    part = fn.slice(types.Constant(tile, device=view.device), start=position, shape=list(size), axes=[1, 2])
     if view.device == "gpu":
-        part, sigma = part.gpu(), sigma.gpu()
+        sigma = sigma.gpu()
     return view + part * sigma
 
 
@@ -170,26 +169,19 @@ def spectral_grey(view: Node, grey: Node, bands: int) -> Node:
     return level
 
 
-def band_dropout(view: Node, dropping: Node, divisor: Node) -> Node:
-    """Where `dropping` is true, set bands to 0, their mean over the train split.
+def band_dropout(view: Node, divisor: Node) -> Node:
+    """Set bands to 0, their mean over the train split: `divisor` is infinite where a band is dropped, 1 elsewhere.
 
-    Divides by infinity where a band is dropped, by 1 elsewhere.
+    All views pass through it, for an `if` costs as much as it saves.
     """
-    if dropping:
-        left = fn.normalize(view, mean=0.0, stddev=divisor)
-    else:
-        left = view
-    return left
+    return fn.normalize(view, mean=0.0, stddev=divisor)
 
 
-def cutout(view: Node, cut: Node, corner: Node, extent: Node) -> Node:
-    """Where `cut` is true, set rectangles to 0, each band's mean over the train split.
+def cutout(view: Node, corner: Node, extent: Node) -> Node:
+    """Set rectangles to 0, each band's mean over the train split.
 
-    `corner` (y, x) and `extent` in pixels of the view, float32 (R, 2). DeVries and Taylor 2017 (Cutout); Zhong et al.
-    2020 (Random Erasing).
+    `corner` (y, x) and `extent` in pixels of the view, float32 (R, 2); an extent of 0 cuts nothing. All views pass
+    through it, for an `if` costs as much as it saves. DeVries and Taylor 2017 (Cutout); Zhong et al. 2020 (Random
+    Erasing).
     """
-    if cut:
-        left = fn.erase(view, anchor=corner, shape=extent, axes=[1, 2], fill_value=0.0)
-    else:
-        left = view
-    return left
+    return fn.erase(view, anchor=corner, shape=extent, axes=[1, 2], fill_value=0.0)

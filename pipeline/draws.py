@@ -1,6 +1,6 @@
 """What is random about a view, as data: a pure function of (seed, epoch, sample, view)."""
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,16 @@ CROP_TRIES = 10
 NOISE_MARGIN = 128
 """The noise tile is so many pixels larger than a view, in both directions, and is cut at a drawn position."""
 
-Fresh = Callable[..., np.ndarray]
+ONCE = (
+    "flip y", "flip x", "turned", "turns", "blur", "blur sigma", "jitter", "brightness", "contrast", "saturation",
+    "hue", "solarise", "noise sigma", "grey", "drop", "dropped bands", "crop y", "crop x", "cutout", "cutout number",
+)  # fmt: skip
+EACH_BAND = ("gain", "offset", "which bands")
+EACH_TRY = ("crop area", "crop ratio")
+EACH_HOLE = ("cutout area", "cutout ratio", "cutout y", "cutout x")
+"""The names of all that is drawn a view, and of what is drawn of it several times."""
+Fresh = Mapping[str, np.ndarray]
+"""Name → uniform in [0, 1), (N,) or (N, times)."""
 
 
 @dataclass(frozen=True)
@@ -78,12 +87,12 @@ class Draws:
     def rectangles(self, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
         """The holes in pixels of a view of `size` (height, width): corner (y, x) and extent, each float32 (N, R, 2).
 
-        To the nearest pixel, at least one. Where a sample has fewer than R, its first one is repeated.
+        To the nearest pixel, at least one; 0 where a sample has fewer than R.
         """
-        there = np.any(self.holes, axis=-1, keepdims=True)
-        holes = np.where(there, self.holes, self.holes[:, :1]) * np.array([*size, *size], np.float32)
+        holes = self.holes * np.array([*size, *size], np.float32)
         corner = np.minimum(np.rint(holes[..., :2]), np.array(size, np.float32) - 1)
-        return corner, np.maximum(np.rint(holes[..., 2:]) - corner, 1)
+        extent = np.maximum(np.rint(holes[..., 2:]) - corner, 1)
+        return corner, np.where(np.any(holes, axis=-1, keepdims=True), extent, 0)
 
 
 def draw(
@@ -101,29 +110,27 @@ def draw(
 
     `aspect` is the patch's width over its height, in pixels.
     """
-
-    def fresh(name: str) -> np.ndarray:
-        return uniform(name, seed, epoch, samples, view)
-
-    def each(name: str, number: int) -> np.ndarray:
-        return uniform(name, seed, epoch, samples[:, None], view, np.arange(number)[None, :])
-
-    start, end = _crop_window(recipe, fresh, each, len(samples), aspect)
-    flip = np.stack([fresh("flip y") < recipe.flip_vertical, fresh("flip x") < recipe.flip_horizontal], 1)
-    turned = fresh("turned") < recipe.rotate90
-    turns = np.where(turned, 1 + (fresh("turns") * 3).astype(int), 0)
+    once = uniform(ONCE, seed, epoch, samples, view)  # (names, N)
+    fresh = dict(zip(ONCE, once, strict=True))
+    for number, names in ((bands, EACH_BAND), (CROP_TRIES, EACH_TRY), (recipe.cutout_max, EACH_HOLE)):
+        drawn = uniform(names, seed, epoch, samples[:, None], view, np.arange(number)[None, :])  # (names, N, number)
+        fresh |= zip(names, drawn, strict=True)
+    start, end = _crop_window(recipe, fresh, aspect)
+    flip = np.stack([fresh["flip y"] < recipe.flip_vertical, fresh["flip x"] < recipe.flip_horizontal], 1)
+    turned = fresh["turned"] < recipe.rotate90
+    turns = np.where(turned, 1 + (fresh["turns"] * 3).astype(int), 0)
     low, high = recipe.blur_sigma
-    sigma = low + (high - low) * fresh("blur sigma")
-    jittered = fresh("jitter") < recipe.jitter
+    sigma = low + (high - low) * fresh["blur sigma"]
+    jittered = fresh["jitter"] < recipe.jitter
 
     def factor(name: str, strength: float) -> np.ndarray:
-        return np.where(jittered, 1 + strength * (2 * fresh(name) - 1), 1).astype(np.float32)
+        return np.where(jittered, 1 + strength * (2 * fresh[name] - 1), 1).astype(np.float32)
 
-    gain = np.where(jittered[:, None], 1 + recipe.gain * (2 * each("gain", bands) - 1), 1)
+    gain = np.where(jittered[:, None], 1 + recipe.gain * (2 * fresh["gain"] - 1), 1)
     dropped_bands = np.where(
-        fresh("drop") < recipe.band_dropout, 1 + (fresh("dropped bands") * recipe.band_dropout_max).astype(int), 0
+        fresh["drop"] < recipe.band_dropout, 1 + (fresh["dropped bands"] * recipe.band_dropout_max).astype(int), 0
     )
-    rank = each("which bands", bands).argsort(1, kind="stable").argsort(1, kind="stable")
+    rank = fresh["which bands"].argsort(1, kind="stable").argsort(1, kind="stable")
     position = combine("noise position", seed, epoch, samples[:, None], view, np.arange(2)[None, :])
     return Draws(
         date=_date(seasons, seed, epoch, samples, view, dates),
@@ -131,19 +138,19 @@ def draw(
         end=end.astype(np.float32),
         flip=flip,
         turns=turns,
-        blur_sigma=np.where(fresh("blur") < recipe.blur, sigma, 0).astype(np.float32),
+        blur_sigma=np.where(fresh["blur"] < recipe.blur, sigma, 0).astype(np.float32),
         gain=gain.astype(np.float32),
         brightness=factor("brightness", recipe.brightness),
         contrast=factor("contrast", recipe.contrast),
         saturation=factor("saturation", recipe.saturation),
-        hue=np.where(jittered, recipe.hue * (2 * fresh("hue") - 1), 0).astype(np.float32),
-        solarised=fresh("solarise") < recipe.solarise,
-        offset=(recipe.offset * (2 * each("offset", bands) - 1)).astype(np.float32),
-        noise_sigma=(recipe.noise * fresh("noise sigma")).astype(np.float32),
+        hue=np.where(jittered, recipe.hue * (2 * fresh["hue"] - 1), 0).astype(np.float32),
+        solarised=fresh["solarise"] < recipe.solarise,
+        offset=(recipe.offset * (2 * fresh["offset"] - 1)).astype(np.float32),
+        noise_sigma=(recipe.noise * fresh["noise sigma"]).astype(np.float32),
         noise_position=(position % np.uint64(NOISE_MARGIN + 1)).astype(np.int32),
-        grey=fresh("grey") < recipe.grey,
+        grey=fresh["grey"] < recipe.grey,
         dropped=rank < np.minimum(dropped_bands, bands - 1)[:, None],
-        holes=_holes(recipe, fresh, each, 1.0 if recipe.size else aspect).astype(np.float32),
+        holes=_holes(recipe, fresh, 1.0 if recipe.size else aspect).astype(np.float32),
     )
 
 
@@ -156,39 +163,38 @@ def _date(seasons: Seasons, seed: int, epoch: int, samples: np.ndarray, view: in
     return chosen
 
 
-def _crop_window(
-    recipe: ViewRecipe, fresh: Fresh, each: Fresh, count: int, aspect: float
-) -> tuple[np.ndarray, np.ndarray]:
+def _crop_window(recipe: ViewRecipe, fresh: Fresh, aspect: float) -> tuple[np.ndarray, np.ndarray]:
     """Area and aspect as in Szegedy et al. 2015 (Inception): the first of ten tries that fits inside the patch, or else
     the largest window of the first one's aspect."""
+    count = len(fresh["crop y"])
     if recipe.crop_scale is None:
         return np.zeros((count, 2)), np.ones((count, 2))
     low, high = recipe.crop_scale
-    area = low + (high - low) * each("crop area", CROP_TRIES)
+    area = low + (high - low) * fresh["crop area"]
     least, most = np.log(recipe.crop_ratio)
-    ratio = np.exp(least + (most - least) * each("crop ratio", CROP_TRIES))
+    ratio = np.exp(least + (most - least) * fresh["crop ratio"])
     height, width = np.sqrt(area / ratio * aspect), np.sqrt(area * ratio / aspect)
     fits = (height <= 1) & (width <= 1)
     first = fits.argmax(1)
     row = np.arange(count)
     size = np.stack([height[row, first], width[row, first]], 1)
     size /= np.maximum(size.max(1, keepdims=True), 1)
-    corner = np.stack([fresh("crop y"), fresh("crop x")], 1) * (1 - size)
+    corner = np.stack([fresh["crop y"], fresh["crop x"]], 1) * (1 - size)
     return corner, corner + size
 
 
-def _holes(recipe: ViewRecipe, fresh: Fresh, each: Fresh, aspect: float) -> np.ndarray:
+def _holes(recipe: ViewRecipe, fresh: Fresh, aspect: float) -> np.ndarray:
     """Rectangles (N, R, 4) of a view of this aspect; one that would be wider or higher than the view is made less
     slender, so that its area is the one that was drawn."""
     most = recipe.cutout_max
-    number = np.where(fresh("cutout") < recipe.cutout, 1 + (fresh("cutout number") * most).astype(int), 0)
+    number = np.where(fresh["cutout"] < recipe.cutout, 1 + (fresh["cutout number"] * most).astype(int), 0)
     low, high = recipe.cutout_area
-    area = low + (high - low) * each("cutout area", most)
+    area = low + (high - low) * fresh["cutout area"]
     narrow, wide = np.log(recipe.cutout_ratio)
-    ratio = np.exp(narrow + (wide - narrow) * each("cutout ratio", most))
+    ratio = np.exp(narrow + (wide - narrow) * fresh["cutout ratio"])
     height = np.clip(np.sqrt(area / ratio * aspect), area, 1)
     size = np.stack([height, area / height], -1)
-    corner = np.stack([each("cutout y", most), each("cutout x", most)], -1) * (1 - size)
+    corner = np.stack([fresh["cutout y"], fresh["cutout x"]], -1) * (1 - size)
     there = np.arange(most) < number[:, None]
     return np.where(there[..., None], np.concatenate([corner, corner + size], -1), 0)
 

@@ -189,11 +189,10 @@ class ViewGraph:
         if recipe.grey and not self.colours:
             given["grey"] = drawn.grey
         if recipe.band_dropout:
-            lost = np.where(drawn.dropped, np.inf, 1).astype(np.float32)
-            given |= {"dropping": np.any(drawn.dropped, axis=1), "dropout": lost[:, :, None, None]}
+            given["dropout"] = np.where(drawn.dropped, np.inf, 1).astype(np.float32)[:, :, None, None]
         if recipe.cutout:
             corner, extent = drawn.rectangles(self.size(recipe))
-            given |= {"cut": np.any(drawn.holes, axis=(1, 2)), "corner": corner, "extent": extent}
+            given |= {"corner": corner, "extent": extent}
         return given
 
     def _has_colour(self, recipe: ViewRecipe) -> bool:
@@ -215,7 +214,7 @@ class ViewGraph:
             raw = raw.gpu()
         inputs = iter(drawn)
         dated = [
-            [_sliced(raw, next(inputs) if self.dates > 1 else p.at, p.dtype, p.shape) for p in self.planes[0]]
+            [_sliced(raw, next(inputs) if self.dates > 1 else [p.at], p.dtype, p.shape) for p in self.planes[0]]
             for _ in range(self.slots)
         ]
         outputs: list[Any] = []
@@ -225,7 +224,7 @@ class ViewGraph:
             outputs.append(self._view(dated[number % self.slots], recipe, given))
         if self.mask is not None:
             shape = (1, *self.mask.shape)  # type: ignore[misc]
-            mask = _sliced(raw, self.mask.data_at, "uint8", shape)
+            mask = _sliced(raw, [self.mask.data_at], "uint8", shape)
             mask = augment.resampled_mask(mask, given["start"], given["end"], self.size(self.recipes[0]))
             if self.recipes[0].rotate90:
                 mask = augment.transposition(mask, given["transposed"])
@@ -260,14 +259,14 @@ class ViewGraph:
         if grey:
             view = augment.spectral_grey(view, given["grey"], bands)
         if recipe.band_dropout:
-            view = augment.band_dropout(view, given["dropping"], given["dropout"])
+            view = augment.band_dropout(view, given["dropout"])
         if recipe.cutout:
-            view = augment.cutout(view, given["cut"], given["corner"], given["extent"])
+            view = augment.cutout(view, given["corner"], given["extent"])
         return fn.cast(view, dtype=last) if more and last != types.FLOAT else view
 
 
 def _sliced(raw: Any, at: Any, dtype: str, shape: tuple[int, ...]) -> Any:
-    part = fn.slice(raw, at, [int(np.prod(shape)) * np.dtype(dtype).itemsize], axes=[0])
+    part = fn.slice(raw, start=at, shape=[int(np.prod(shape)) * np.dtype(dtype).itemsize], axes=[0])
     return fn.reinterpret(part, dtype=_DALI_TYPES[dtype], shape=list(shape), layout="CHW")
 
 

@@ -5,6 +5,7 @@ with Stafford's variant 13 of the constants): a bijection of 64 bits that passes
 """
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -21,17 +22,22 @@ def mix(value: np.ndarray) -> np.ndarray:
     return mixed
 
 
-def combine(name: str, *numbers: int | np.ndarray) -> np.ndarray:
-    """Hash a name and integers (or integer arrays, which broadcast) into uint64, one mixing round each."""
-    digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
-    value = np.array([int.from_bytes(digest, "little")], np.uint64)
-    for number in numbers:
-        if isinstance(number, int):
-            number = np.array([number & (2**64 - 1)], np.uint64)
-        value = mix(value ^ mix(np.asarray(number).astype(np.uint64)))
+def combine(names: str | Sequence[str], *numbers: int | np.ndarray) -> np.ndarray:
+    """Hash a name and integers (or integer arrays, which broadcast) into uint64, one mixing round each.
+
+    Several names make a first axis, each row as if it were hashed alone, at less than the cost of so many calls.
+    """
+    several = [names] if isinstance(names, str) else names
+    digests = [hashlib.blake2b(name.encode(), digest_size=8).digest() for name in several]
+    arrays = [np.array([n & (2**64 - 1)], np.uint64) if isinstance(n, int) else np.asarray(n) for n in numbers]
+    value = np.array([int.from_bytes(digest, "little") for digest in digests], np.uint64)
+    if not isinstance(names, str):
+        value = value.reshape(-1, *[1] * max(array.ndim for array in arrays))
+    for array in arrays:
+        value = mix(value ^ mix(array.astype(np.uint64)))
     return value
 
 
-def uniform(name: str, *numbers: int | np.ndarray) -> np.ndarray:
+def uniform(names: str | Sequence[str], *numbers: int | np.ndarray) -> np.ndarray:
     """Uniform float64 in [0, 1), 53 bits each, from the same arguments as `combine`."""
-    return (combine(name, *numbers) >> np.uint64(11)) * 2.0**-53
+    return (combine(names, *numbers) >> np.uint64(11)) * 2.0**-53

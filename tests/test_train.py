@@ -150,3 +150,15 @@ def test_wrong_options_are_refused_and_leave_nothing(shards, tmp_path, options, 
     with pytest.raises(BandstreamError, match=message):
         main([str(shards), "--out", str(tmp_path / "run"), *SMALL, *options], standalone_mode=False)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_pair_may_be_of_two_dates_and_two_recipes(shards, tmp_path):
+    dated = make_set(tmp_path / "dated", {"train": 20}, dates=2)
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text('seasons = "different"\nepochs = 1\n[view]\nsize = 32\n[second_view]\nsize = 32\ncutout = 1.0\n')
+    options = [*SMALL, "--recipe", str(recipe)]
+    main([str(dated), "--out", str(tmp_path / "run"), *options], standalone_mode=False)
+    told = json.loads((tmp_path / "run" / "recipe.json").read_text())
+    assert (told["seasons"], told["view"]["cutout"], told["second_view"]["cutout"]) == ("different", 0, 1)
+    with pytest.raises(BandstreamError, match="holds one date of each place"):
+        main([str(shards), "--out", str(tmp_path / "other"), *options], standalone_mode=False)

@@ -12,8 +12,8 @@ from PIL import Image, ImageEnhance
 from scipy import stats
 
 from pipeline import augmentations as augment
+from pipeline import graph
 from pipeline.draws import draw
-from pipeline.graph import planes_of_dates
 from pipeline.loader import Loader
 from pipeline.views import ViewRecipe
 from shards.errors import BandstreamError
@@ -141,7 +141,7 @@ def test_dates_of_other_shapes_are_refused(tmp_path):
     content = json.loads((folder / "dataset.json").read_text())
     content["arrays"]["t1.10m.npy"]["shape"] = [1, 12, 48]
     with pytest.raises(BandstreamError, match="date 1 in other shapes or types than date 0"):
-        planes_of_dates(Manifest.model_validate(content), ["B02"])
+        graph.planes_of_dates(Manifest.model_validate(content), ["B02"])
 
 
 @pytest.mark.parametrize("name", ["saturation", "hue", "solarise"])
@@ -196,14 +196,35 @@ def test_flips_and_turns_are_all_eight_headings_of_a_square(tmp_path):
 
 def test_what_is_off_is_not_in_the_graph(sets):
     def operators(**fields):
-        graph = Loader(sets("uint8, 3 bands"), "train", 8, [ViewRecipe(size=32, **OFF | fields)])._graph
-        return {type(op).__name__ for op in graph.pipe._ops}, graph.input_count
+        made = Loader(sets("uint8, 3 bands"), "train", 8, [ViewRecipe(size=32, **OFF | fields)])._graph
+        return {type(op._op).__name__ for op in made.pipe._ops}, made.input_count
 
     plain, inputs = operators()
     for name, fields in (ALONE | view_parity.OF_PICTURES).items():
         found, count = operators(**fields)
         free = name in ("plain", "crop", "flips", "gain", "brightness", "offset")  # nothing is free but what is folded
         assert (found == plain and count == inputs) == free, name
+
+
+@pytest.mark.parametrize(
+    ("layout", "fields"),
+    [("uint16, 12 bands", ALONE["everything"]), ("uint8, 3 bands", view_parity.OF_PICTURES["everything of pictures"])],
+)
+def test_the_graph_for_a_gpu_keeps_pixels_there(sets, monkeypatch, layout, fields):
+    """Its definition alone, which needs no GPU: pixels go there as bytes, and nothing is fetched back for arguments."""
+    loader = Loader(sets(layout, 2), "train", 8, [ViewRecipe(size=32, **fields)] * 2, seasons="different")
+    monkeypatch.setattr(graph, "_device_number", lambda: 0)
+    monkeypatch.setattr("nvidia.dali.Pipeline.build", lambda self: None)
+    made = graph.ViewGraph(
+        loader.shard_set.manifest, loader.shard_set.layout, loader.views, loader.bands, loader.statistics,
+        batch_size=8, source=lambda: (), mask=None, device="cuda", threads=1, dtype="float16", seasons="different",
+    )  # fmt: skip
+    made.pipe._build_graph()
+    devices: dict[str, set[str]] = {}
+    for op in made.pipe._ops:
+        devices.setdefault(type(op._op).__name__, set()).add(op._op.device)
+    assert {name for name, where in devices.items() if where != {"gpu"}} == {"ExternalSource", "Split"}
+    assert devices["ExternalSource"] == {"cpu"}
 
 
 def test_the_two_views_of_a_sample_differ(any_set):

@@ -46,6 +46,7 @@ OF_PICTURES = {
 
 RGB = ["red", "green", "blue"]
 LIGHT = {"scale": 1 / 255, "offset": 0, "level": "picture"}
+SHIFTED = {"scale": 1e-4, "offset": -0.1, "level": "L1C"}
 THIRTEEN = [*BANDS[:10], "B10", *BANDS[10:]]
 OBLONG: dict[str, Any] = {
     "10m.npy": (SENTINEL2_ARRAYS["10m.npy"][0], (60, 96)),
@@ -57,13 +58,17 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "int16, 13 bands": {"arrays": {"10m.npy": (THIRTEEN, 64)}, "dtype": "int16"},
     "float32, 12 bands": {"arrays": SENTINEL2_ARRAYS, "dtype": "float32"},
     "uint8, 3 bands": {"arrays": {"rgb.npy": (RGB, 50)}, "dtype": "uint8", "reflectance": LIGHT},
-    "uint16, 3 bands": {"arrays": {"10m.npy": (BANDS[1:4], 41)}, "dtype": "uint16"},
+    "uint16, 3 bands, reflectance 0 stored as 1000": {
+        "arrays": {"10m.npy": (BANDS[1:4], 41)},
+        "dtype": "uint16",
+        "reflectance": SHIFTED,
+    },
     "float32, odd": {"arrays": {"10m.npy": (THIRTEEN, 37)}, "dtype": "float32"},
     "uint16, oblong": {"arrays": OBLONG, "dtype": "uint16"},
     "int16, reflectance 0 stored as 1000": {
         "arrays": {"10m.npy": (THIRTEEN, 40)},
         "dtype": "int16",
-        "reflectance": {"scale": 1e-4, "offset": -0.1, "level": "L1C"},
+        "reflectance": SHIFTED,
     },
 }
 BATCH, VIEW = 8, 45
