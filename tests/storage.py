@@ -49,9 +49,13 @@ class Server:
             self.process.wait()
 
     def start_again(self, folder: Path) -> None:
-        """And wait until it answers."""
-        self.start(folder)
-        assert _ready(self), (folder / "log").read_text(errors="replace")[-2000:]
+        """And wait until it answers. One of its ports may have served as the near end of a connection meanwhile."""
+        for _ in range(30):
+            self.start(folder)
+            if _ready(self):
+                return
+            time.sleep(1)
+        raise AssertionError((folder / "log").read_text(errors="replace")[-2000:])
 
     def start(self, folder: Path) -> None:
         """Start it in the folder of its data, for the first time or after it was killed; it ends with this thread."""
