@@ -27,6 +27,8 @@ from tests.pipeline.making import make_set
 SEED = 0
 KILLS = {1: 50, 2: 50}
 """By ranks."""
+IN_THE_SET_UP = 0.2
+"""The share of kills whose clock starts with the processes; that of the others starts when the loader stands."""
 ORDERS = {"shuffled globally": None, "in windows of 4 shards": 4}
 EPOCHS, SAMPLES, SHARD, BATCH = 2, 250, 20, 12
 STEP_SECONDS = 0.03
@@ -38,6 +40,7 @@ LEGS: Mapping[str, Legs] = {
 }
 """Ranks, global batch and batches, one after the other in one epoch; None: to its end."""
 
+SET_UP = "in the set-up"
 Place = tuple[int, int]
 """Epoch, and the position in it at which a global batch begins."""
 Truth = Mapping[int, Sequence[Any]]
@@ -103,8 +106,9 @@ def serve(run: Run, life: int, rank: int, together: Barrier) -> None:
     write({"ended": loader.epoch})
 
 
-def live(run: Run, life: int, kill_after: float | None = None) -> bool:
-    """Run all ranks until they end, or kill all after so many seconds; whether they came to their end."""
+def live(run: Run, life: int, kill_after: tuple[bool, float] | None = None) -> float | None:
+    """Run all ranks until they end, or kill all so many seconds after they were started, or (True) after the first
+    began to serve. Returns for how many seconds it served; None where it was killed."""
     context = multiprocessing.get_context("forkserver")  # processes that begin with everything imported
     context.set_forkserver_preload(["pipeline.loader", "training.checkpoint", "tests.proofs.loader_resume"])
     together = context.Barrier(run.world_size)
@@ -112,15 +116,19 @@ def live(run: Run, life: int, kill_after: float | None = None) -> bool:
     ranks = [context.Process(target=serve, args=(run, life, rank, together)) for rank in range(run.world_size)]
     for rank in ranks:
         rank.start()
-    if kill_after is not None:
-        time.sleep(kill_after)
+    serving, after = kill_after or (True, None)
+    while serving and ranks[0].is_alive() and not (run.folder / f"{life}-0.jsonl").exists():
+        time.sleep(0.001)
+    begin = time.perf_counter()
+    if after is not None:
+        time.sleep(after)
         for rank in ranks:
             rank.kill()
     for rank in ranks:
         rank.join()
     codes = {rank.exitcode for rank in ranks}
     assert codes <= ({0} if kill_after is None else {0, -signal.SIGKILL}), codes
-    return codes == {0}
+    return time.perf_counter() - begin if codes == {0} else None
 
 
 def lines(run: Run, life: int, rank: int) -> Iterator[dict[str, Any]]:
@@ -164,8 +172,9 @@ def killed(
 ) -> dict[str, Any]:
     """Runs that are killed and begun again until they end, as many as it takes for so many kills."""
     begin = time.perf_counter()
-    live(Run(shards, folder / "calm", world_size, BATCH, window), 0)
-    seconds = time.perf_counter() - begin
+    seconds = live(Run(shards, folder / "calm", world_size, BATCH, window), 0)
+    assert seconds is not None
+    set_up = time.perf_counter() - begin - seconds
     expected = [(epoch, start) for epoch in range(EPOCHS) for start in range(0, SAMPLES - BATCH + 1, BATCH)]
     moments: list[str] = []
     runs = views = 0
@@ -173,10 +182,12 @@ def killed(
         run = Run(shards, folder / f"killed-{runs}", world_size, BATCH, window)
         runs, lives, ended = runs + 1, 0, False
         while not ended:
-            ended = live(run, lives, draw.uniform(0, seconds / 3) if len(moments) < kills else None)
+            early = draw.random() < IN_THE_SET_UP
+            after = draw.uniform(0, set_up if early else seconds / 2)
+            ended = live(run, lives, (not early, after) if len(moments) < kills else None) is not None
             if not ended:
                 begun, places = served_in(run, lives, 0, truth)
-                moments.append(f"{len(places)} batches after {begun[0]}, {begun[1]}" if begun else "in the set-up")
+                moments.append(f"{len(places)} batches after {begun[0]}, {begun[1]}" if begun else SET_UP)
             lives += 1
         for rank in range(world_size):
             lived = [served_in(run, life, rank, truth) for life in range(lives)]
@@ -187,12 +198,14 @@ def killed(
                 # of a life counts what it served before the place at which the next one went on
                 kept += [place for place in places if following is None or place < following]
             assert kept == expected, f"run {runs}, rank {rank} of {world_size}: {kept}"
+    served = [moment for moment in moments if moment != SET_UP and not moment.startswith("0 batches")]
     return {
         "kills": len(moments),
         "runs": runs,
         "views_compared": views,
-        "undisturbed_s": round(seconds, 2),
-        "killed_in_the_set_up": moments.count("in the set-up"),
+        "undisturbed_s": {"set-up": round(set_up, 2), "serving": round(seconds, 2)},
+        "killed_in_the_set_up": moments.count(SET_UP),
+        "killed_after_batches_were_served": len(served),
         "moments": moments,
     }
 
@@ -235,10 +248,15 @@ def main(
                 )
             for told, chosen in legs.items():
                 elastic[f"{told}, {order}"] = over_ranks(shards, folder / told, chosen, window, truth)
-    total, views = (sum(each[key] for each in cut.values()) for key in ("kills", "views_compared"))
+    total, views, serving = (
+        sum(each[key] for each in cut.values())
+        for key in ("kills", "views_compared", "killed_after_batches_were_served")
+    )
+    assert 2 * serving >= total or total < 20, f"{total - serving} of {total} kills met loaders that had served nothing"
     return {
-        "outcome": f"{total} kills on {' and '.join(map(str, kills))} ranks: {views:,} views had the undisturbed run's "
-        "bits, no batch missing, none twice; 4, 2, then 8 ranks in one epoch: the same bits, all but the reported tail",
+        "outcome": f"{total} kills on {' and '.join(map(str, kills))} ranks, {serving} after batches had been served: "
+        f"{views:,} views had the undisturbed run's bits, no batch missing, none twice; "
+        "4, 2, then 8 ranks in one epoch: the same bits, all but the reported tail",
         "n": total,
         "killed": cut,
         "elastic": elastic,
