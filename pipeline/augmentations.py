@@ -18,14 +18,20 @@ RGB_TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.595716, -0.274453, -0.321263], 
 """Luminance and two axes of chroma (FCC 1953, NTSC); the luminance is that of ITU-R BT.601, as in Pillow's greys."""
 
 
+def interleaved(planes: Node) -> Node:
+    """Planes (C, H, W) as `resampled_crop` takes them: on a CPU pixels (H, W, C), of few channels, which DALI resamples
+    more than twice as quickly; on a GPU as they are."""
+    return planes if planes.device == "gpu" else fn.transpose(planes, perm=[1, 2, 0])
+
+
 def resampled_crop(planes: Node, start: Node, end: Node, size: tuple[int, int], dtype: Any) -> Node:
-    """The window from `start` to `end` (y, x; shares of height and width), resampled straight to `size`.
+    """The window from `start` to `end` (y, x; shares of height and width), resampled straight to `size`: (C, H, W).
 
     Linear interpolation, with a triangular filter as wide as the step between output pixels where the view is coarser
     than the patch. One relative window fits arrays of any GSD. `start` above `end` flips that axis. The crop is that of
     Szegedy et al. 2015 (Inception), as in SimCLR.
     """
-    return fn.resize(
+    crop = fn.resize(
         planes,
         size=list(size),
         roi_start=start,
@@ -35,6 +41,7 @@ def resampled_crop(planes: Node, start: Node, end: Node, size: tuple[int, int], 
         antialias=True,
         dtype=dtype,
     )
+    return crop if planes.device == "gpu" else fn.transpose(crop, perm=[2, 0, 1])
 
 
 def resampled_mask(mask: Node, start: Node, end: Node, size: tuple[int, int]) -> Node:

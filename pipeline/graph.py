@@ -1,12 +1,12 @@
 """The view graph: one DALI definition for `cpu` and `gpu`, a pure function of bytes and draws.
 
 Bytes of whole samples come in as uint8 (bytes,), draws as small arrays. Bands that lie next to each other in a sample
-are sliced out together, so that nothing but the concatenation puts them in channel order. Of a place with several
-dates, the drawn one is sliced out, at an offset into the sample that comes in as data, too.
+are sliced out and resampled together, and put in channel order behind that, by the concatenation. Of a place with
+several dates, the drawn one is sliced out, at an offset into the sample that comes in as data, too.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, get_args
 
@@ -33,30 +33,35 @@ _GEOMETRY_TYPES = {"uint8": types.FLOAT, "uint16": types.UINT16, "int16": types.
 at half the memory traffic; 8-bit pictures, whose steps are coarse, become float at once."""
 
 
+STACKED = 4
+"""Bands that are resampled together at most: DALI has quick loops for up to four interleaved channels on a CPU."""
+
+
 @dataclass(frozen=True)
 class Planes:
-    """Adjacent bands of one array: where their bytes lie in a sample, and what they are."""
+    """Adjacent bands of one array: where their bytes lie in a sample, what they are, and which channels they become."""
 
     at: int
     shape: tuple[int, int, int]
     dtype: str
+    channels: tuple[int, ...]
 
 
 def planes_of_dates(manifest: Manifest, bands: Sequence[str]) -> list[list[Planes]]:
-    """`planes_in_order` of each date, in order of time. Raises BandstreamError where a date is stored differently."""
+    """`planes_of` each date, in order of time. Raises BandstreamError where a date is stored differently."""
     times = sorted({array.time for array in manifest.arrays.values()})
-    dates = [planes_in_order(manifest, bands, time) for time in times]
+    dates = [planes_of(manifest, bands, time) for time in times]
     for time, planes in zip(times, dates, strict=True):
-        if [(each.shape, each.dtype) for each in planes] != [(each.shape, each.dtype) for each in dates[0]]:
+        if [replace(each, at=0) for each in planes] != [replace(each, at=0) for each in dates[0]]:
             raise BandstreamError(
-                f"{manifest.name} stores date {time} in other shapes or types than date {times[0]}: "
+                f"{manifest.name} stores date {time} in other shapes, types or order than date {times[0]}: "
                 "views of drawn dates need them alike; take seasons = 'first'"
             )
     return dates
 
 
-def planes_in_order(manifest: Manifest, bands: Sequence[str], time: int = 0) -> list[Planes]:
-    """Where the bands lie, in the order asked for, adjacent ones together. Raises BandstreamError on unknown ones."""
+def planes_of(manifest: Manifest, bands: Sequence[str], time: int = 0) -> list[Planes]:
+    """Where the bands lie, adjacent ones together, up to four. Raises BandstreamError on unknown ones."""
     place: dict[str, tuple[str, int]] = {}
     for name, array in manifest.arrays.items():
         if array.time == time:
@@ -66,14 +71,17 @@ def planes_in_order(manifest: Manifest, bands: Sequence[str], time: int = 0) -> 
         raise BandstreamError(
             f"{manifest.name} has no band {', '.join(unknown)}: it has {', '.join(manifest.band_names)}"
         )
-    runs = []
-    numbered = [(place[band], position) for position, band in enumerate(bands)]
-    for (name, _), run in groupby(numbered, key=lambda item: (item[0][0], item[0][1] - item[1])):
+    planes = []
+    stored = sorted((*place[band], channel) for channel, band in enumerate(bands))
+    for (name, _), run in groupby(enumerate(stored), key=lambda item: (item[1][0], item[1][1] - item[0])):
         array = manifest.arrays[name]
-        count, height, width = len(members := list(run)), *array.shape[1:]
+        height, width = array.shape[1:]
         plane = height * width * np.dtype(array.dtype).itemsize
-        runs.append(Planes(array.offset + members[0][0][1] * plane, (count, height, width), array.dtype))
-    return runs
+        members = [(number, channel) for _, (_, number, channel) in run]
+        for some in np.array_split(np.array(members), -(-len(members) // STACKED)):
+            at, channels = array.offset + int(some[0, 0]) * plane, tuple(some[:, 1].tolist())
+            planes.append(Planes(at, (len(channels), height, width), array.dtype, channels))
+    return planes
 
 
 class ViewGraph:
@@ -104,7 +112,7 @@ class ViewGraph:
         self.bands = bands
         self.seasons = seasons
         drawn = seasons != "first"
-        self.planes = planes_of_dates(manifest, bands) if drawn else [planes_in_order(manifest, bands)]
+        self.planes = planes_of_dates(manifest, bands) if drawn else [planes_of(manifest, bands)]
         self.mask = layout[mask] if mask else None
         self.grid = finest_grid(manifest)
         self.mean, self.std = (np.asarray(value, np.float64) for value in statistics)
@@ -214,7 +222,10 @@ class ViewGraph:
             raw = raw.gpu()
         inputs = iter(drawn)
         dated = [
-            [_sliced(raw, next(inputs) if self.dates > 1 else [p.at], p.dtype, p.shape) for p in self.planes[0]]
+            [
+                augment.interleaved(_sliced(raw, next(inputs) if self.dates > 1 else [p.at], p.dtype, p.shape))
+                for p in self.planes[0]
+            ]
             for _ in range(self.slots)
         ]
         outputs: list[Any] = []
@@ -236,7 +247,7 @@ class ViewGraph:
         kinds = {planes.dtype for planes in self.planes[0]}
         dtype = _GEOMETRY_TYPES[kinds.pop()] if len(kinds) == 1 else types.FLOAT
         crops = [augment.resampled_crop(array, given["start"], given["end"], size, dtype) for array in arrays]
-        view = fn.cat(*crops, axis=0)
+        view = self._in_order(crops)
         if recipe.rotate90:
             view = augment.transposition(view, given["transposed"])
         if recipe.blur:
@@ -263,6 +274,24 @@ class ViewGraph:
         if recipe.cutout:
             view = augment.cutout(view, given["corner"], given["extent"])
         return fn.cast(view, dtype=last) if more and last != types.FLOAT else view
+
+    def _in_order(self, crops: list[Any]) -> Any:
+        """Channels in the order of `bands`, out of those of the planes, each (C, H, W)."""
+        place = {
+            channel: (number, row)
+            for number, planes in enumerate(self.planes[0])
+            for row, channel in enumerate(planes.channels)
+        }
+        parts = []
+        for (number, _), run in groupby(
+            sorted(place), key=lambda channel: (place[channel][0], place[channel][1] - channel)
+        ):
+            rows = [place[channel][1] for channel in run]
+            whole = len(rows) == len(self.planes[0][number].channels)
+            parts.append(
+                crops[number] if whole else fn.slice(crops[number], start=rows[:1], shape=[len(rows)], axes=[0])
+            )
+        return fn.cat(*parts, axis=0)
 
 
 def _sliced(raw: Any, at: Any, dtype: str, shape: tuple[int, ...]) -> Any:

@@ -140,7 +140,7 @@ def test_dates_of_other_shapes_are_refused(tmp_path):
     folder = make_set(tmp_path / "set", {"train": 2}, arrays={"10m.npy": (["B02"], 24)}, dates=2)
     content = json.loads((folder / "dataset.json").read_text())
     content["arrays"]["t1.10m.npy"]["shape"] = [1, 12, 48]
-    with pytest.raises(BandstreamError, match="date 1 in other shapes or types than date 0"):
+    with pytest.raises(BandstreamError, match="date 1 in other shapes, types or order than date 0"):
         graph.planes_of_dates(Manifest.model_validate(content), ["B02"])
 
 
