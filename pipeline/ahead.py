@@ -11,7 +11,7 @@ import threading
 import time
 from bisect import insort
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Self
@@ -85,8 +85,8 @@ def check_room(shard_set: ShardSet, split: str, needs: Needs) -> None:
 
 
 class Ahead:
-    """Fetches the shards of a plan in the order of need, as a context; iterated over, gives its batches, each once all
-    its shards are open.
+    """Fetches the shards of a plan, which it goes through twice, in the order of need, as a context; iterated over,
+    gives its batches, each once all its shards are open.
 
     `files`: shard → descriptor, of those that are open; a batch's may be closed once the next one is asked for. No more
     is held than the plan needs at once (or a few shards, where that is more), and nothing ahead of need takes the room
@@ -95,7 +95,7 @@ class Ahead:
     until it is needed, and raises then.
     """
 
-    def __init__(self, shard_set: ShardSet, split: str, plan: Sequence[np.ndarray], stop: threading.Event) -> None:
+    def __init__(self, shard_set: ShardSet, split: str, plan: Iterable[np.ndarray], stop: threading.Event) -> None:
         assert shard_set.remote is not None
         needs = Needs.of(shard_set, split, plan)
         check_room(shard_set, split, needs)

@@ -223,7 +223,7 @@ class ViewGraph:
         inputs = iter(drawn)
         dated = [
             [
-                augment.interleaved(_sliced(raw, next(inputs) if self.dates > 1 else [p.at], p.dtype, p.shape))
+                augment.interleaved(sliced(raw, next(inputs) if self.dates > 1 else [p.at], p.dtype, p.shape))
                 for p in self.planes[0]
             ]
             for _ in range(self.slots)
@@ -235,7 +235,7 @@ class ViewGraph:
             outputs.append(self._view(dated[number % self.slots], recipe, given))
         if self.mask is not None:
             shape = (1, *self.mask.shape)  # type: ignore[misc]
-            mask = _sliced(raw, [self.mask.data_at], "uint8", shape)
+            mask = sliced(raw, [self.mask.data_at], "uint8", shape)
             mask = augment.resampled_mask(mask, given["start"], given["end"], self.size(self.recipes[0]))
             if self.recipes[0].rotate90:
                 mask = augment.transposition(mask, given["transposed"])
@@ -247,7 +247,7 @@ class ViewGraph:
         kinds = {planes.dtype for planes in self.planes[0]}
         dtype = _GEOMETRY_TYPES[kinds.pop()] if len(kinds) == 1 else types.FLOAT
         crops = [augment.resampled_crop(array, given["start"], given["end"], size, dtype) for array in arrays]
-        view = self._in_order(crops)
+        view = self.in_order(crops)
         if recipe.rotate90:
             view = augment.transposition(view, given["transposed"])
         if recipe.blur:
@@ -275,7 +275,7 @@ class ViewGraph:
             view = augment.cutout(view, given["corner"], given["extent"])
         return fn.cast(view, dtype=last) if more and last != types.FLOAT else view
 
-    def _in_order(self, crops: list[Any]) -> Any:
+    def in_order(self, crops: list[Any]) -> Any:
         """Channels in the order of `bands`, out of those of the planes, each (C, H, W)."""
         place = {
             channel: (number, row)
@@ -294,7 +294,8 @@ class ViewGraph:
         return fn.cat(*parts, axis=0)
 
 
-def _sliced(raw: Any, at: Any, dtype: str, shape: tuple[int, ...]) -> Any:
+def sliced(raw: Any, at: Any, dtype: str, shape: tuple[int, ...]) -> Any:
+    """The array of this type and shape (C, H, W) that begins at byte `at` of each sample, uint8 (bytes,)."""
     part = fn.slice(raw, start=at, shape=[int(np.prod(shape)) * np.dtype(dtype).itemsize], axes=[0])
     return fn.reinterpret(part, dtype=_DALI_TYPES[dtype], shape=list(shape), layout="CHW")
 

@@ -18,7 +18,7 @@ from nvidia import dali
 
 from pipeline.draws import DRAWS_VERSION, Draws, draw
 from pipeline.graph import ViewGraph
-from pipeline.order import ORDER_VERSION, Order, Windows
+from pipeline.order import ORDER_VERSION, Order, Plan, Windows
 from pipeline.reader import Reader
 from pipeline.resume import checked
 from pipeline.views import Seasons, ViewRecipe
@@ -195,9 +195,9 @@ class Loader:
         """Numbers of the order (n,) → sample numbers of the split (n,)."""
         return numbers if self._subset is None else self._subset[numbers]
 
-    def _batches(self, epoch: int, starts: range) -> Iterator[np.ndarray]:
+    def _batches(self, epoch: int, starts: range) -> Plan:
         """Sample numbers (n,) of the split, of each batch of an epoch that begins at one of these places."""
-        return (self._within_split(self.order.batch(epoch, start)) for start in starts)
+        return Plan(lambda start: self._within_split(self.order.batch(epoch, start)), starts)
 
     def _feed(self) -> tuple[np.ndarray, ...]:
         """One batch for the graph, which copies what it is given before it asks again."""

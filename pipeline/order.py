@@ -7,6 +7,7 @@ any order costs too much (disks, network mounts, a cache smaller than the set), 
 shards, themselves in a new order every epoch, and permutes the samples of each.
 """
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -152,3 +153,15 @@ class Order:
         if self.windows is not None:
             return self.windows.permutation(positions, self.seed, epoch)
         return permutation(positions, self.samples, self.seed, epoch)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Sample numbers (n,) of the batches that begin at `starts`, computed anew each time they are gone through: nothing
+    is held, however many they are."""
+
+    batch: Callable[[int], np.ndarray]
+    starts: range
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return map(self.batch, self.starts)

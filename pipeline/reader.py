@@ -77,7 +77,8 @@ class Reader:
         """For each sample numbers (n,) of the plan: (those numbers, their bytes, uint8 (n, prefix)), read ahead.
 
         A buffer is used anew once the next batch has been taken: whoever wants to keep bytes copies them before. Of a
-        remote set the plan is looked through first, and its shards are fetched in the order in which it needs them.
+        remote set the plan is looked through first (an iterator is made a list), and its shards are fetched in the
+        order in which it needs them.
         """
         ready: queue.Queue[tuple[np.ndarray, np.ndarray] | BaseException | None] = queue.Queue()
         free: queue.Queue[np.ndarray | None] = queue.Queue()
@@ -123,7 +124,7 @@ class Reader:
         if self.shard_set.remote is None:
             yield plan
             return
-        with Ahead(self.shard_set, self.split, list(plan), stop) as ahead:
+        with Ahead(self.shard_set, self.split, list(plan) if isinstance(plan, Iterator) else plan, stop) as ahead:
             self._files = ahead.files
             yield ahead
 
