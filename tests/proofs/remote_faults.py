@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -135,12 +135,19 @@ def undisturbed(world: World, window: int, shards: int, times: float) -> dict[st
     return {"fault": f"none, two processes, {what}", "error": "", "fetched_by_size_of_the_set": round(came, 2)}
 
 
+def has_shard_open(process: subprocess.Popen[str]) -> bool:
+    """Whether a reader has come so far, or has ended."""
+    with suppress(OSError):  # files that it closes meanwhile
+        return any(os.readlink(link).endswith(".tar") for link in Path(f"/proc/{process.pid}/fd").iterdir())
+    return process.poll() is not None
+
+
 def server_killed(world: World, draw: random.Random, back: bool, away_s: float = 8.0) -> dict[str, Any]:
     """The server is killed at a random moment, and starts again some seconds later, or after the readers failed."""
     with world.cache() as readers:
         processes = [readers.begin(world.server, seed=draw.randrange(1000)) for _ in range(2)]
         after, away = draw.uniform(0, 2.5), draw.uniform(0.0, away_s)
-        while not list(readers.place.glob("*.tar")) and processes[0].poll() is None:
+        while not all(map(has_shard_open, processes)):
             time.sleep(0.01)
         time.sleep(after)
         world.server.kill()
@@ -154,7 +161,7 @@ def server_killed(world: World, draw: random.Random, back: bool, away_s: float =
         readers.finish(world.server)
     when = f"{away:.1f} s later" if back else "when the readers had failed"
     return {
-        "fault": f"S3 server killed {after:.1f} s after the first shard, back {when}",
+        "fault": f"S3 server killed {after:.1f} s after both had a shard open, back {when}",
         "error": errors[0].replace(str(world.folder), ""),
     }
 
