@@ -137,9 +137,11 @@ def undisturbed(world: World, window: int, shards: int, times: float) -> dict[st
 
 def has_shard_open(process: subprocess.Popen[str]) -> bool:
     """Whether a reader has come so far, or has ended."""
+    if process.poll() is not None:
+        return True
     with suppress(OSError):  # files that it closes meanwhile
         return any(os.readlink(link).endswith(".tar") for link in Path(f"/proc/{process.pid}/fd").iterdir())
-    return process.poll() is not None
+    return False
 
 
 def server_killed(world: World, draw: random.Random, back: bool, away_s: float = 8.0) -> dict[str, Any]:
