@@ -17,6 +17,7 @@ COMMANDS = {
     "train": ("train:main", "Pretrain an encoder on a shard set without labels."),
     "finetune": ("finetune:main", "Fine-tune for classification or segmentation with few labels."),
     "evaluate": ("evaluation.commands:evaluate", "Probe frozen features of an encoder."),
+    "push": ("models.commands:push", "Give an encoder away: to the Hugging Face Hub, or to a folder."),
     "report": ("evaluation.commands:report", "Write runs and their comparison as one HTML page."),
     "bench": ("bench.commands:bench", "Measure a stage beside what users would otherwise run."),
     "demo": ("demo:main", "All stages on a made-up archive, in minutes, without a GPU."),

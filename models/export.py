@@ -1,54 +1,25 @@
 """Encoders that travel: `encoder.safetensors`, `encoder.json` (what they expect) and `README.md`, the model card."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from safetensors import SafetensorError
+import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
+from models.card import CARD, model_card
+from models.description import DESCRIPTION, EncoderBand, EncoderInfo, read_description
 from models.encoder import Encoder, build_encoder
-from models.stem import adapt_stem
+from models.hub import WEIGHTS, local_folder, push_encoder
+from models.stem import adapt_stem, find_stem, match_bands, wavelength_of
 from shards import atomic
 from shards.errors import BandstreamError
 
-WEIGHTS, DESCRIPTION, CARD = "encoder.safetensors", "encoder.json", "README.md"
+__all__ = ["EncoderBand", "EncoderInfo", "load_encoder", "push_encoder", "save_encoder"]
 
-
-class EncoderBand(BaseModel):
-    """A band that the encoder expects, with the statistics (stored numbers) that its input is standardised with."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: str
-    wavelength_nm: float
-    mean: float
-    std: Annotated[float, Field(gt=0)]
-
-
-class EncoderInfo(BaseModel):
-    """`encoder.json`: everything that is needed to use the weights rightly."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    format_version: Literal[1] = 1
-    encoder: str
-    library: Literal["smp", "timm"]
-    num_features: int
-    bands: list[EncoderBand]
-    view_size: int
-    reflectance: dict[str, Any]
-    data: dict[str, Any]
-    recipe: dict[str, Any]
-    scores: dict[str, float]
-    versions: dict[str, str]
-
-    @property
-    def band_names(self) -> list[str]:
-        return [band.name for band in self.bands]
+FLOATS = {"F64", "F32", "F16", "BF16"}
 
 
 def save_encoder(
@@ -61,11 +32,13 @@ def save_encoder(
     data: dict[str, Any],
     recipe: dict[str, Any],
     scores: dict[str, float],
+    licence: str | None = None,
 ) -> None:
     """Write weights, description and model card; the weights are exactly `encoder.net`'s state."""
     info = EncoderInfo(
         encoder=encoder.name,
         library=encoder.library,  # type: ignore[arg-type]
+        options=encoder.options,
         num_features=encoder.num_features,
         bands=list(bands),
         view_size=view_size,
@@ -74,87 +47,109 @@ def save_encoder(
         recipe=recipe,
         scores=scores,
         versions={name: version(name) for name in ("bandstream", "torch", "segmentation-models-pytorch", "timm")},
+        licence=licence,
+        adapted=encoder.adaptation,
     )
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.net.state_dict().items()}
     atomic.write_bytes(folder / WEIGHTS, save(state))
-    atomic.write_text(folder / CARD, _card(info))
+    atomic.write_text(folder / CARD, model_card(info))
     atomic.write_json(folder / DESCRIPTION, info.model_dump(mode="json"))
 
 
-def load_encoder(folder: Path | str, bands: Sequence[str] | None = None) -> tuple[Encoder, EncoderInfo]:
-    """The encoder of a run, ready for the bands at hand, in their order (default: those it was trained on).
+def load_encoder(
+    source: Path | str, bands: Sequence[str] | None = None, fallback: str = "none"
+) -> tuple[Encoder, EncoderInfo]:
+    """An encoder, ready for the bands at hand, in their order (default: those it was trained on), and its description.
 
-    Bands are met by name. Raises BandstreamError where files are missing or damaged, and on a band it never saw.
+    `source`: the folder of a run or of a copy, or a repository `user/name` on the Hugging Face Hub. Bands are met by
+    name; `fallback` says what becomes of one that the encoder never saw: `none` (an error), `wavelength` or `zero`, see
+    `models.stem.match_bands`. The description is of the bands at hand: names, statistics (a stand-in's are its
+    source's; those of a band at zero are its nearest neighbour's), and in `adapted` what was done to the stem.
+
+    Nothing is unpickled, and weights are looked at only after their names, shapes and types fit the named encoder.
+    Raises BandstreamError where files are missing, damaged or of another model, and on a band that it never saw.
     """
-    folder = Path(folder)
+    folder = local_folder(source)
     try:
-        info = EncoderInfo.model_validate(json.loads((folder / DESCRIPTION).read_bytes()))
-        state = load_file(folder / WEIGHTS)
+        info = read_description(folder)
+        path = folder / WEIGHTS
+        shapes = _shapes(path)
     except FileNotFoundError as error:
+        missing = Path(error.filename or folder).name
         raise BandstreamError(
-            f"{folder} holds no encoder ({Path(error.filename).name} is missing): name the folder of a finished run"
+            f"{source} holds no encoder ({missing} is missing): name the folder of a finished run, or user/name on the Hub"
         ) from None
-    except (ValueError, ValidationError, SafetensorError, OSError) as error:
+    except (OSError, SafetensorError) as error:
         first = str(error).splitlines()[0]
         raise BandstreamError(f"the encoder in {folder} cannot be read ({first}): export it again") from None
-    wanted = list(bands) if bands is not None else info.band_names
+    names = info.band_names
+    wanted = list(bands) if bands is not None else names
+    trained = {band.name: band.wavelength_nm for band in info.bands}
+    sources = match_bands(trained, wanted, fallback)
+    skeleton = _skeleton(info)
+    _check_fit(skeleton, shapes, path, info)
+    state = load_file(path)
+    if not all(tensor.isfinite().all() for tensor in state.values()):
+        raise BandstreamError(f"{path} holds numbers that are not finite: take another checkpoint")
     encoder = build_encoder(info.encoder, len(wanted), info.view_size)
-    try:
-        encoder.net.load_state_dict(adapt_stem(state, info.band_names, wanted), strict=True)
-    except RuntimeError as error:
-        raise BandstreamError(f"{folder / WEIGHTS} is not of a {info.encoder}: {str(error).splitlines()[0]}") from None
+    if wanted != names:
+        stem = find_stem(encoder.net, len(wanted), info.view_size)
+        state[stem], adapted = adapt_stem(state[stem], trained, sources)
+        info = info.model_copy(update={"bands": _bands_at_hand(info, sources), "adapted": adapted})
+    encoder.adaptation = info.adapted
+    encoder.net.load_state_dict(state, strict=True)
     return encoder, info
 
 
-def _card(info: EncoderInfo) -> str:
-    rows = "\n".join(f"| {b.name} | {b.wavelength_nm:g} | {b.mean:.1f} | {b.std:.1f} |" for b in info.bands)
-    scores = "\n".join(f"- {name}: {value:.4g}" for name, value in info.scores.items()) or "- none recorded"
-    data = "\n".join(f"- {name}: {value}" for name, value in info.data.items())
-    recipe = json.dumps(info.recipe, indent=1)
-    return f"""---
-library_name: bandstream
-tags: [remote-sensing, sentinel-2, self-supervised, {info.encoder}]
----
+def _shapes(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Name → shape and type of every tensor, from the file's header alone."""
+    path.stat()
+    with safe_open(path, "pt") as file:
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+        return {name: (tuple(part.get_shape()), str(part.get_dtype())) for name, part in slices.items()}
 
-# {info.encoder}, pretrained on {len(info.bands)} bands
 
-Self-supervised encoder for Sentinel-2 imagery, written by bandstream {info.versions["bandstream"]}.
+def _skeleton(info: EncoderInfo) -> Encoder:
+    """The encoder that a description names, without memory for its weights where the library can do that."""
+    try:
+        with torch.device("meta"):
+            return build_encoder(info.encoder, len(info.bands), info.view_size)
+    except (BandstreamError, NotImplementedError, RuntimeError):
+        return build_encoder(info.encoder, len(info.bands), info.view_size)
 
-## Data
 
-{data}
+def _check_fit(skeleton: Encoder, shapes: Mapping[str, tuple[tuple[int, ...], str]], path: Path, info: Any) -> None:
+    expected = skeleton.net.state_dict()
+    wrong = ""
+    if missing := [name for name in expected if name not in shapes]:
+        wrong = f"{missing[0]} is missing"
+    elif surplus := [name for name in shapes if name not in expected]:
+        wrong = f"it has no {surplus[0]}"
+    elif (skeleton.library, skeleton.num_features) != (info.library, info.num_features):
+        wrong = f"{DESCRIPTION} says {info.num_features} features of {info.library}, not {skeleton.num_features}"
+    else:
+        for name, tensor in expected.items():
+            shape, kind = shapes[name]
+            if shape != tuple(tensor.shape):
+                wrong = f"{name} is {shape}, not {tuple(tensor.shape)}"
+            elif (kind in FLOATS) != tensor.is_floating_point():
+                wrong = f"{name} is of type {kind}"
+            if wrong:
+                break
+    if wrong:
+        raise BandstreamError(f"{path} is not of a {info.encoder} on {len(info.bands)} bands: {wrong}")
 
-The licence of the weights follows that of the data they were trained on.
 
-## Input
-
-(N, {len(info.bands)}, H, W), float, each band standardised as (stored - mean) / std, in this order; trained on views of
-{info.view_size} pixels. Stored numbers × {info.reflectance.get("scale", 1)} + {info.reflectance.get("offset", 0)} are \
-reflectance ({info.reflectance.get("level", "unknown level")}).
-
-| band | wavelength (nm) | mean | std |
-|---|---|---|---|
-{rows}
-
-## Use
-
-```python
-from models.export import load_encoder
-
-encoder, info = load_encoder("this folder", bands=[...])  # any subset, any order, by name
-features = encoder(views)  # (N, {info.num_features})
-```
-
-`encoder.safetensors` is the state of `{info.encoder}` in {info.library} with in_channels={len(info.bands)}: it loads \
-strictly there too.
-
-## Scores at the end of training
-
-{scores}
-
-## Recipe
-
-```json
-{recipe}
-```
-"""
+def _bands_at_hand(info: EncoderInfo, sources: Mapping[str, Sequence[str]]) -> list[EncoderBand]:
+    """The bands of `sources`, standardised like the trained band that each takes its weights from."""
+    trained = {band.name: band for band in info.bands}
+    at_hand = []
+    for name, picked in sources.items():
+        wavelength = wavelength_of(name)
+        if picked:
+            like = trained[picked[0]]
+        else:
+            like = min(info.bands, key=lambda band: abs(band.wavelength_nm - (wavelength or band.wavelength_nm)))
+        own = like.wavelength_nm if name in trained or wavelength is None else wavelength
+        at_hand.append(like.model_copy(update={"name": name, "wavelength_nm": own}))
+    return at_hand
