@@ -4,7 +4,7 @@ import os
 import pickle
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,53 @@ FREE = ("log_steps", "checkpoint_steps", "keep", "on_nan")
 _NAME = re.compile(r"step-(\d{9})\.pt")
 
 
-def save_checkpoint(
-    folder: Path, step: int, state: dict[str, Any], keep: int = 2, also: tuple[str, ...] = ()
-) -> Path:
+class Checkpoints:
+    """The checkpoints of a run: the state of each of its `parts`, by name, with step, recipe and random generators.
+
+    `learnt` names the parts that go back to an earlier state when training breaks; the others go on.
+    """
+
+    def __init__(
+        self, out: Path, recipe: Mapping[str, Any], parts: Mapping[str, Any], learnt: Sequence[str], place: Place
+    ) -> None:
+        self.out, self.folder = out, out / "checkpoints"
+        self.recipe, self.parts, self.learnt, self.place = recipe, parts, learnt, place
+
+    def save(self, step: int, best: bool, good: bool) -> None:
+        """Write one, on the main rank; all ranks have to ask. `best` and `good`: whether to name it so, too."""
+        random = rng_states(self.place)
+        if self.place.is_main:
+            state = {name: part.state_dict() for name, part in self.parts.items()}
+            state |= {"step": step, "recipe": dict(self.recipe), "rng": random}
+            save_checkpoint(self.folder, step, state, self.recipe["keep"], (BEST,) * best + (GOOD,) * good)
+
+    def resume(self, saved: dict[str, Any]) -> int:
+        """Put every part where a checkpoint has it; its step. Raises BandstreamError if the recipe was another."""
+        check_recipe(saved["recipe"], self.recipe, self.out)
+        for name, part in self.parts.items():
+            part.load_state_dict(saved[name])
+        set_rng_state(saved["rng"], self.place)
+        if self.place.is_main and saved["best"]["step"] == saved["step"]:  # killed before it was named so
+            name_checkpoint(self.folder / f"step-{saved['step']:09d}.pt", BEST)
+        step: int = saved["step"]
+        return step
+
+    def go_back(self, name: str) -> int:
+        """Put what is learnt where the checkpoint of that name has it; its step."""
+        saved = load_checkpoint(self.folder, name)
+        for part in self.learnt:
+            self.parts[part].load_state_dict(saved[part])
+        step: int = saved["step"]
+        return step
+
+
+def all_finite(module: torch.nn.Module) -> bool:
+    """Whether all weights and buffers are. Waits for the device."""
+    tensors = [t for t in (*module.parameters(), *module.buffers()) if t.is_floating_point()]
+    return bool(torch.stack([t.detach().isfinite().all() for t in tensors]).all())
+
+
+def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int = 2, also: tuple[str, ...] = ()) -> Path:
     """Write `step-NNNNNNNNN.pt` (temporary name, fsync, rename), under the names `also` as well; keep the newest few."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step-{step:09d}.pt"
@@ -52,6 +96,12 @@ def name_checkpoint(path: Path, name: str) -> None:
 def checkpoints(folder: Path) -> list[Path]:
     """The whole checkpoints of a folder, oldest first; files under temporary names are none."""
     return sorted(path for path in folder.glob("step-*.pt") if _NAME.fullmatch(path.name))
+
+
+def newest_checkpoint(out: Path) -> dict[str, Any] | None:
+    """The newest checkpoint of a run, or None where it has none yet. Raises BandstreamError on a damaged one."""
+    folder = out / "checkpoints"
+    return load_checkpoint(folder) if checkpoints(folder) else None
 
 
 def load_checkpoint(folder: Path, name: str | None = None) -> dict[str, Any]:

@@ -62,9 +62,7 @@ class LARS(torch.optim.Optimizer):
     def __init__(
         self, params: Iterable[dict[str, Any]], momentum: float = 0.9, trust: float = 1e-3, lr: float = 0.0
     ) -> None:
-        super().__init__(
-            params, {"lr": lr, "momentum": momentum, "trust": trust, "weight_decay": 0.0, "adapt": True}
-        )
+        super().__init__(params, {"lr": lr, "momentum": momentum, "trust": trust, "weight_decay": 0.0, "adapt": True})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]

@@ -97,8 +97,8 @@ class Pretraining(Recipe):
     objective: dict[str, Any] = {}
     """The method's own knobs, such as temperature, momentum, projection_hidden."""
     encoder: str = "resnet18"
-    weights: Literal["none", "imagenet"] = "none"
-    """What a new encoder begins with."""
+    weights: str = "none"
+    """What a new encoder begins with: `none` (random), `imagenet`, or a .safetensors file of the same."""
     init: str | None = None
     """A run (or folder, or repository) whose encoder is trained on; it brings its architecture, too."""
     batch_size: Annotated[int, Field(ge=2)] = 256

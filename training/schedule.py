@@ -22,6 +22,11 @@ def warmup_constant(peak: float, steps: int, warmup: int) -> np.ndarray:
     return peak * np.minimum((np.arange(steps) + 1) / max(warmup, 1), 1.0)
 
 
+def rate_curve(schedule: str, peak: float, steps: int, warmup: int) -> np.ndarray:
+    """The rates of a recipe's `schedule`, float64 (steps,); those of a plateau are lowered while training."""
+    return (warmup_cosine if schedule == "cosine" else warmup_constant)(peak, steps, warmup)
+
+
 class Plateau:
     """A factor on the learning rate, lowered after more than `patience` validations without a lower loss.
 
