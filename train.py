@@ -85,7 +85,7 @@ def pretrain(
     from training.accumulation import backward
     from training.average import Average
     from training.checkpoint import BEST, GOOD, Checkpoints, all_finite, newest_checkpoint
-    from training.distributed import any_rank, mean_over_ranks, notices, share_buffers
+    from training.distributed import any_rank, mean_over_ranks, notices, on_all_ranks, share_buffers
     from training.export import export, starting_encoder
     from training.monitor import Monitor, Pace
     from training.optimiser import build_optimiser, set_learning_rate
@@ -135,7 +135,7 @@ def pretrain(
     if place.world_size > 1:
         if place.device.type == "cuda":
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        model = nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
+        model = on_all_ranks(model)
     if recipe.compile:
         model = torch.compile(model)  # type: ignore[assignment]
     out.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,6 @@
 """One process or many: `torchrun` sets the environment, a plain start needs none."""
 
+import inspect
 import os
 import signal
 from collections.abc import Iterable, Iterator
@@ -74,6 +75,14 @@ def mean_over_ranks(values: torch.Tensor, place: Place) -> torch.Tensor:
         dist.all_reduce(values)
         values = values / place.world_size
     return values
+
+
+def on_all_ranks(module: nn.Module) -> nn.Module:
+    """The module, its gradients averaged over all ranks; buffers are left to `share_buffers`, for sending a queue of
+    negatives with every step takes longer than the step."""
+    known = inspect.signature(nn.parallel.DistributedDataParallel).parameters
+    name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # torch's new name for it
+    return nn.parallel.DistributedDataParallel(module, **{name: False})  # type: ignore[arg-type]
 
 
 def share_buffers(modules: Iterable[nn.Module], place: Place) -> None:
