@@ -21,13 +21,19 @@ class Contestant:
     """`python -m bench.loaders NAME DATA`, pinned to `cores` (default: all that this process may use)."""
 
     def __init__(
-        self, name: str, data: Path, batch_size: int, view_size: int, cores: tuple[int, ...] | None = None
+        self,
+        name: str,
+        data: Path,
+        batch_size: int,
+        view_size: int,
+        cores: tuple[int, ...] | None = None,
+        device: str = "cpu",
     ) -> None:
         self.name = name
         self.said = tempfile.TemporaryFile()  # noqa: SIM115  (closed with the process)
         pinned = ",".join(map(str, cores or sorted(os.sched_getaffinity(0))))
         command = [sys.executable, "-m", "bench.loaders", name, str(data.resolve()), "--cores", pinned]
-        command += ["--batch-size", str(batch_size), "--view-size", str(view_size)]
+        command += ["--batch-size", str(batch_size), "--view-size", str(view_size), "--device", device]
         environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
         self.process = subprocess.Popen(
             command, cwd=REPOSITORY, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.said
@@ -36,7 +42,8 @@ class Contestant:
 
     def run(self, phase: str, setting: dict[str, Any], seconds: float | None) -> dict[str, float]:
         """samples_per_s and cpus (cores in use) of a phase; peak_mb, the most memory of the process and its workers,
-        looked at each second. `seconds` None: all batches of the phase. Raises BandstreamError with its last words."""
+        looked at each second; on a GPU gpu_mb, what is taken of its memory in the end. `seconds` None: all batches of
+        the phase. Raises BandstreamError with its last words."""
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps({"phase": phase, "setting": setting, "seconds": seconds}).encode() + b"\n")
         self.process.stdin.flush()
@@ -45,6 +52,7 @@ class Contestant:
             "samples_per_s": told["samples"] / told["seconds"],
             "cpus": told["cpu_s"] / told["seconds"],
             "peak_mb": peak,
+            **{name: told[name] for name in ("gpu_mb",) if name in told},
         }
 
     def _answer(self) -> tuple[dict[str, Any], float]:

@@ -176,13 +176,13 @@ def chosen(archive: Path, part: Path, count: int, wanted: int) -> Path:
 
 
 def pack(archive: Path, path: Path) -> None:
-    """The archive as a download: one tar, compressed with zstd."""
+    """The archive as a download: one tar, compressed with zstd; what is linked is a file in it."""
     import zstandard
 
     with (
         path.open("wb") as file,
         zstandard.ZstdCompressor(threads=-1).stream_writer(file) as compressed,
-        tarfile.open(fileobj=compressed, mode="w|", format=tarfile.GNU_FORMAT) as tar,
+        tarfile.open(fileobj=compressed, mode="w|", format=tarfile.GNU_FORMAT, dereference=True) as tar,
     ):
         for inside in sorted(archive.iterdir()):
             tar.add(inside, inside.name)

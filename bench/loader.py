@@ -34,6 +34,7 @@ WHAT = (
 )
 STAGES = {
     "graph": "draws and graph, the bytes from memory",
+    "half": "two views, float16",
     "every_augmentation": "two views, every augmentation",
     "train": "training a ResNet-18",
     "train_replayed": "training on one batch in memory",
@@ -74,6 +75,7 @@ def installed(peer: Peer) -> bool:
 )  # fmt: skip
 @click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True)
 @click.option("--view-size", type=click.IntRange(8), default=112, show_default=True)
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Of the views.")
 @click.option("--json", "output", type=click.Path(path_type=Path), help="Where to write the record.")
 def loader(
     shards: Path | None,
@@ -86,6 +88,7 @@ def loader(
     seconds: float,
     batch_size: int,
     view_size: int,
+    device: str,
     output: Path | None,
 ) -> None:
     """Samples a second of our loader and of its peers, read to views, every view consumed.
@@ -121,7 +124,7 @@ def loader(
             Manifest.read(shards)
             data = Path(temporary)
             (data / OURS).symlink_to(shards.resolve())
-        bench = _Bench(data, batch_size, view_size, seconds)
+        bench = _Bench(data, batch_size, view_size, seconds, device)
         settings = {key: bench.tuned(key) for key in chosen}
         bench.run(settings, repeats)
         samples = Manifest.read(data / OURS).splits["train"].samples
@@ -135,15 +138,16 @@ def loader(
 class _Bench:
     """What is run and what came of it: `results` by name, a value a repeat."""
 
-    def __init__(self, data: Path, batch_size: int, view_size: int, seconds: float) -> None:
+    def __init__(self, data: Path, batch_size: int, view_size: int, seconds: float, device: str) -> None:
         self.data, self.batch_size, self.view_size, self.seconds = data, batch_size, view_size, seconds
+        self.device = device
         self.cores = tuple(sorted(os.sched_getaffinity(0)))
         self.results: dict[str, list[dict[str, float]]] = {}
 
     def started(self, key: str) -> Any:
         from bench.contestant import Contestant
 
-        return Contestant(key, self.data, self.batch_size, self.view_size, self.cores)
+        return Contestant(key, self.data, self.batch_size, self.view_size, self.cores, self.device)
 
     def warmed(self, key: str) -> None:
         from bench.measure import warm
@@ -215,6 +219,7 @@ class _Bench:
             "batch_size": self.batch_size,
             "view_size": self.view_size,
             "cores": len(self.cores),
+            "device": self.device,
             "targets": TARGETS,
             "ratio": kinds,
             "best_peer": {

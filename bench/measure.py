@@ -32,12 +32,22 @@ def machine(packages: Sequence[str]) -> dict[str, Any]:
         "cpu": fields["model name"],
         "cores": len(os.sched_getaffinity(0)),
         "memory": fields["MemTotal"],
+        "gpu": _gpu(),
         "system": platform.platform(),
         "python": platform.python_version(),
         "packages": versions,
         "load_average": [round(load, 2) for load in os.getloadavg()],
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def _gpu() -> str:
+    """Name, memory and driver of the GPUs, as the driver's own tool tells them."""
+    told = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    try:
+        return subprocess.run(told, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "none"
 
 
 def process(command: Sequence[str], folder: Path, core: int | None = None) -> dict[str, float]:

@@ -149,7 +149,7 @@ def _views(shards: Path, view_size: int) -> dict[str, Callable[[], Any]]:
             if last > 3:
                 views = [graph.in_order(views)]
             if last > 4:
-                views = [augment.standardise(views[0], own["shift"], own["divisor"], types.FLOAT)]
+                views = [augment.standardise(views[0], own["shift"], own["divisor"])]
             outputs += [*views, own["shift"], own["divisor"]]
         return tuple(outputs)
 

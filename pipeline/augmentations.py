@@ -18,6 +18,10 @@ RGB_TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.595716, -0.274453, -0.321263], 
 """Luminance and two axes of chroma (FCC 1953, NTSC); the luminance is that of ITU-R BT.601, as in Pillow's greys."""
 
 
+MINIBATCH = 256
+"""Samples that a GPU resamples at a time: by default DALI takes 32, and launches so many more kernels."""
+
+
 def interleaved(planes: Node) -> Node:
     """Planes (C, H, W) as `resampled_crop` takes them: on a CPU pixels (H, W, C), of few channels, which DALI resamples
     more than twice as quickly; on a GPU as they are."""
@@ -40,6 +44,7 @@ def resampled_crop(planes: Node, start: Node, end: Node, size: tuple[int, int], 
         interp_type=types.INTERP_LINEAR,
         antialias=True,
         dtype=dtype,
+        minibatch_size=MINIBATCH,
     )
     return crop if planes.device == "gpu" else fn.transpose(crop, perm=[2, 0, 1])
 
@@ -105,12 +110,12 @@ def colour_matrix(saturation: np.ndarray, hue: np.ndarray, grey: np.ndarray) -> 
     return matrix
 
 
-def standardise(view: Node, mean: Node, std: Node, dtype: Any) -> Node:
+def standardise(view: Node, mean: Node, std: Node) -> Node:
     """(view - mean) / std per band. Values are never clipped.
 
     Gain, brightness and offset are folded into it: see `folded`.
     """
-    return fn.normalize(view, mean=mean, stddev=std, dtype=dtype)
+    return fn.normalize(view, mean=mean, stddev=std, dtype=types.FLOAT)
 
 
 def folded(
@@ -127,20 +132,20 @@ def folded(
     return shift[:, :, None, None], divisor[:, :, None, None]
 
 
-def contrast(view: Node, shift: Node, divisor: Node, factor: Node, dtype: Any) -> Node:
+def contrast(view: Node, shift: Node, divisor: Node, factor: Node) -> Node:
     """`standardise`, and each band's distance from its own mean over the view times `factor` (above 0).
 
     Before the gains or after them is the same. SimCLR's jitter takes the distance from the mean luminance, which bands
     do not have. On a CPU it is folded into the standardisation, which takes its arguments from there alone.
     """
     if view.device == "gpu":
-        even = standardise(view, shift, divisor, types.FLOAT)
+        even = standardise(view, shift, divisor)
         factor = factor.gpu()
         mean = fn.reductions.mean(even, axes=[1, 2], keep_dims=True)
-        stretched = fn.cast(even * factor + mean * (1 - factor), dtype=dtype)
+        stretched = even * factor + mean * (1 - factor)
     else:
         mean = fn.reductions.mean(view, axes=[1, 2], keep_dims=True, dtype=types.FLOAT)
-        stretched = standardise(view, mean + (shift - mean) / factor, divisor / factor, dtype)
+        stretched = standardise(view, mean + (shift - mean) / factor, divisor / factor)
     return stretched
 
 

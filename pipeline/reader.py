@@ -90,14 +90,14 @@ class Reader:
                 with self._at_hand(plan, stop) as batches:
                     for indices in batches:
                         if made < DEPTH:
-                            buffer: np.ndarray | None = self._buffer(len(indices))
+                            buffer: np.ndarray | None = self.buffer(len(indices))
                             made += 1
                         else:
                             buffer = free.get()
                         if stop.is_set() or buffer is None:
                             return
                         if len(buffer) < len(indices):
-                            buffer = self._buffer(len(indices))
+                            buffer = self.buffer(len(indices))
                         self._gather(indices, buffer[: len(indices)])
                         ready.put((indices, buffer))
                 ready.put(None)
@@ -128,7 +128,8 @@ class Reader:
             self._files = ahead.files
             yield ahead
 
-    def _buffer(self, samples: int) -> np.ndarray:
+    def buffer(self, samples: int) -> np.ndarray:
+        """Room for so many samples, uint8 (samples, prefix); in pinned memory where that was asked for."""
         if self.pinned:
             import torch
 

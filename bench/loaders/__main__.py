@@ -26,8 +26,9 @@ SETTLING_SECONDS = 1.0
 @click.argument("data", type=click.Path(path_type=Path, exists=True))
 @click.option("--batch-size", type=click.IntRange(1), default=64)
 @click.option("--view-size", type=click.IntRange(8), default=112)
+@click.option("--device", default="cpu", type=click.Choice(["cpu", "cuda"]))
 @click.option("--cores", default=",".join(map(str, sorted(os.sched_getaffinity(0)))))
-def main(name: str, data: Path, batch_size: int, view_size: int, cores: str) -> None:
+def main(name: str, data: Path, batch_size: int, view_size: int, device: str, cores: str) -> None:
     """Answer phases until stdin ends."""
     pinned = {int(core) for core in cores.split(",")}
     os.sched_setaffinity(0, pinned)  # before torch and DALI count the cores
@@ -36,11 +37,15 @@ def main(name: str, data: Path, batch_size: int, view_size: int, cores: str) -> 
     import torch
 
     torch.set_num_threads(len(pinned))
-    batches = _contestant(name, data, batch_size, view_size, len(pinned))
+    batches = _contestant(name, data, batch_size, view_size, len(pinned), device)
     answer(answers, {"ready": name})
     for line in sys.stdin:
         told = json.loads(line)
-        answer(answers, measured(batches(told["phase"], told["setting"]), told["seconds"], told["setting"]))
+        found = measured(batches(told["phase"], told["setting"]), told["seconds"], told["setting"])
+        if device == "cuda":
+            free, total = torch.cuda.mem_get_info()
+            found["gpu_mb"] = (total - free) / 1e6
+        answer(answers, found)
 
 
 def answer(stream: TextIO, value: dict[str, Any]) -> None:
@@ -48,7 +53,7 @@ def answer(stream: TextIO, value: dict[str, Any]) -> None:
 
 
 def _contestant(
-    name: str, data: Path, batch_size: int, view_size: int, threads: int
+    name: str, data: Path, batch_size: int, view_size: int, threads: int, device: str
 ) -> Callable[[str, dict[str, Any]], Iterator[tuple[int, list[Any]]]]:
     """(phase, setting) → batches; what it imports is imported here, before anything is measured."""
     from bench.loader import recipe_of
@@ -58,11 +63,11 @@ def _contestant(
     if name == OURS:
         from bench.loaders.bandstream import Bandstream
 
-        ours = Bandstream(data / OURS, batch_size, recipe, threads)
+        ours = Bandstream(data / OURS, batch_size, recipe, threads, device)
         return lambda phase, setting: getattr(ours, phase)()
     from bench.loaders.peer import batches_of
 
-    return batches_of(name, data, batch_size, recipe)
+    return batches_of(name, data, batch_size, recipe, device)
 
 
 def measured(

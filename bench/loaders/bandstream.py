@@ -33,7 +33,7 @@ class Replay:
     def batches(self, plan: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for number, indices in enumerate(plan):
             if number >= len(self.kept) and len(self.kept) < KEPT:
-                raw = np.empty((len(indices), self.reader.prefix), np.uint8)
+                raw = self.reader.buffer(len(indices))
                 self.reader.read(indices, raw)
                 self.kept.append(raw)
             yield indices, self.kept[number % len(self.kept)]
@@ -45,16 +45,23 @@ class Replay:
 class Bandstream:
     """The phases of the bench on the train split of a shard set; each is a method that returns batches."""
 
-    def __init__(self, folder: Path, batch_size: int, recipe: ViewRecipe, threads: int) -> None:
+    def __init__(self, folder: Path, batch_size: int, recipe: ViewRecipe, threads: int, device: str = "cpu") -> None:
         self.shard_set = ShardSet.open(folder)
-        self.batch_size, self.recipe, self.threads = batch_size, recipe, threads
+        self.batch_size, self.recipe, self.threads, self.device = batch_size, recipe, threads, device
 
-    def loader(self, recipe: ViewRecipe) -> Loader:
-        return Loader(self.shard_set, "train", self.batch_size, [recipe] * 2, threads=self.threads)
+    def loader(self, recipe: ViewRecipe, dtype: str = "float32") -> Loader:
+        return Loader(
+            self.shard_set, "train", self.batch_size, [recipe] * 2, threads=self.threads, device=self.device,
+            dtype=dtype,
+        )  # fmt: skip
 
     def views(self, recipe: ViewRecipe | None = None) -> Batches:
         """Two views of every sample, epoch after epoch."""
         return _served(self.loader(recipe or self.recipe))
+
+    def half(self) -> Batches:
+        """Two views of every sample in float16."""
+        return _served(self.loader(self.recipe, "float16"))
 
     def every_augmentation(self) -> Batches:
         """Two views with everything that a recipe can ask for on bands."""
@@ -75,7 +82,7 @@ class Bandstream:
         """The bytes of every sample, in the shuffled order of training."""
         layout = self.shard_set.layout
         prefix = max(layout[name].end for name in self.shard_set.manifest.arrays)
-        reader = Reader(self.shard_set, "train", prefix, self.threads)
+        reader = Reader(self.shard_set, "train", prefix, self.threads, pinned=self.device == "cuda")
         order = Order(self.shard_set.size("train"), self.batch_size, 0, training=True)
         rounds = itertools.count() if epochs is None else range(epochs)
         plan = (order.batch(epoch, start) for epoch in rounds for start in order.starts())
@@ -104,13 +111,13 @@ class Bandstream:
     def train(self) -> Batches:
         """Steps of SimCLR with a ResNet-18 on the loader's batches."""
         loader = self.loader(self.recipe)
-        step = _training_step(len(loader.bands))
+        step = _training_step(len(loader.bands), self.device)
         return ((samples, step(views)) for samples, views in _served(loader))
 
     def train_replayed(self) -> Batches:
         """The same steps on one batch that stays in memory: what training does when views cost nothing."""
         loader = self.loader(self.recipe)
-        step = _training_step(len(loader.bands))
+        step = _training_step(len(loader.bands), self.device)
         served = _served(loader)
         samples, views = next(served)
         kept = [view.clone() for view in views]
@@ -135,7 +142,7 @@ def _served(loader: Loader, epochs: int | None = None) -> Batches:
         loader.close()
 
 
-def _training_step(bands: int) -> Any:
+def _training_step(bands: int, device: str) -> Any:
     """A step of train.py with SimCLR and AdamW: two views → the loss, as the tensors to be consumed."""
     from models.encoder import build_encoder
     from models.objectives import build_objective
@@ -144,14 +151,14 @@ def _training_step(bands: int) -> Any:
     from training.precision import in_bfloat16
     from training.recipe import Pretraining
 
-    recipe = Pretraining(optimiser="adamw", clip=5.0).resolved()
+    head = {"temperature": 0.2, "projection_hidden": 512, "projection_out": 128}
+    recipe = Pretraining(optimiser="adamw", clip=5.0, objective=head).resolved()
     model: Any = build_objective(recipe.method, build_encoder(recipe.encoder, bands), recipe.objective)
-    model.to(memory_format=torch.channels_last)
+    model.to(device, memory_format=torch.channels_last)
     optimiser = build_optimiser({model: 1.0}, "adamw", recipe.weight_decay or 0.0)
     set_learning_rate(optimiser, recipe.peak_lr)
-    autocast = partial(
-        torch.autocast, "cpu", torch.bfloat16, enabled=in_bfloat16(recipe.precision, torch.device("cpu"))
-    )
+    half = in_bfloat16(recipe.precision, torch.device(device))
+    autocast = partial(torch.autocast, device, torch.bfloat16, enabled=half)
 
     def step(views: list[torch.Tensor]) -> list[torch.Tensor]:
         placed = [view.to(memory_format=torch.channels_last) for view in views]

@@ -4,7 +4,7 @@ A view is a random resized crop, flips, a factor a band, and standardisation: se
 arrays of a batch at their native resolutions, uint16 (N, c, h, w) each, and return two float32 (N, C, S, S).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -42,13 +42,18 @@ class Definition:
             recipe,
         )
 
+    def to(self, device: str) -> "Definition":
+        """The same, for arrays on a device."""
+        return replace(self, mean=self.mean.to(device), std=self.std.to(device))
+
     @property
     def size(self) -> tuple[int, int]:
         return (self.recipe.size, self.recipe.size) if self.recipe.size else self.grid
 
     def standardised(self, view: torch.Tensor) -> torch.Tensor:
         """(view · gain - mean) / std with a gain a band of each sample drawn anew, in one pass over the view."""
-        gain = torch.empty(len(view), len(self.order), 1, 1).uniform_(1 - self.recipe.gain, 1 + self.recipe.gain)
+        gain = torch.empty(len(view), len(self.order), 1, 1, device=view.device)
+        gain.uniform_(1 - self.recipe.gain, 1 + self.recipe.gain)
         return torch.addcmul(-self.mean / self.std, view, gain / self.std)
 
 
@@ -96,7 +101,7 @@ class GridSampleViews:
 
     def _view(self, arrays: Arrays) -> torch.Tensor:
         recipe, count = self.definition.recipe, len(arrays[0])
-        theta = torch.zeros(count, 2, 3)
+        theta = torch.zeros(count, 2, 3)  # drawn on the CPU: a few numbers a sample, then one copy
         width, height = torch.ones(count), torch.ones(count)
         if recipe.crop_scale:
             area = torch.empty(count).uniform_(*recipe.crop_scale)
@@ -106,7 +111,7 @@ class GridSampleViews:
         theta[:, 1, 1] = height * torch.where(torch.rand(count) < recipe.flip_vertical, -1, 1)
         theta[:, 0, 2] = (2 * torch.rand(count) - 1) * (1 - width)
         theta[:, 1, 2] = (2 * torch.rand(count) - 1) * (1 - height)
-        grid = F.affine_grid(theta, [count, 1, *self.definition.size], align_corners=False)
+        grid = F.affine_grid(theta.to(arrays[0].device), [count, 1, *self.definition.size], align_corners=False)
         sampled = [F.grid_sample(a, grid, align_corners=False, padding_mode="border") for a in arrays]
         return self.definition.standardised(torch.cat(sampled, 1)[:, self.definition.order])
 

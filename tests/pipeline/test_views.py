@@ -4,6 +4,7 @@ import colorsys
 import json
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -55,9 +56,10 @@ def test_a_view_equals_numpy_and_scipy(sets, layout, name):
     loader.close()
 
 
+@pytest.mark.parametrize("name", ["crop", "contrast", "everything"])
 @pytest.mark.parametrize("layout", ["uint16, 12 bands", "uint8, 3 bands"])
-def test_float16_is_within_its_rounding(sets, layout):
-    recipe = ViewRecipe(size=32, **ALONE["everything"])
+def test_float16_is_within_its_rounding(sets, layout, name):
+    recipe = ViewRecipe(size=32, **ALONE[name])
 
     def loader(dtype):
         return Loader(sets(layout), "train", 8, [recipe], seed=5, dtype=dtype)
@@ -214,6 +216,7 @@ def test_the_graph_for_a_gpu_keeps_pixels_there(sets, monkeypatch, layout, field
     """Its definition alone, which needs no GPU: pixels go there as bytes, and nothing is fetched back for arguments."""
     loader = Loader(sets(layout, 2), "train", 8, [ViewRecipe(size=32, **fields)] * 2, seasons="different")
     monkeypatch.setattr(graph, "_device_number", lambda: 0)
+    monkeypatch.setattr(graph, "Upload", lambda source: SimpleNamespace(samples=source, rest=source, stream=0))
     monkeypatch.setattr("nvidia.dali.Pipeline.build", lambda self: None)
     made = graph.ViewGraph(
         loader.shard_set.manifest, loader.shard_set.layout, loader.views, loader.bands, loader.statistics,
@@ -224,7 +227,7 @@ def test_the_graph_for_a_gpu_keeps_pixels_there(sets, monkeypatch, layout, field
     for op in made.pipe._ops:
         devices.setdefault(type(op._op).__name__, set()).add(op._op.device)
     assert {name for name, where in devices.items() if where != {"gpu"}} == {"ExternalSource", "Split"}
-    assert devices["ExternalSource"] == {"cpu"}
+    assert devices["ExternalSource"] == {"cpu", "gpu"}
 
 
 def test_the_two_views_of_a_sample_differ(any_set):

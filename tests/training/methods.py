@@ -25,16 +25,11 @@ class Small(nn.Module):
 def small_objective(method: str, dropout: float = 0.0, batch_norm: bool = False) -> nn.Module:
     """The method on `Small`, seeded; without `batch_norm`, layer normalisation stands in its heads instead."""
     torch.manual_seed(0)
-    knobs = {name: 16 for name in METHODS[method].Knobs.model_fields if name.endswith(("_hidden", "_out"))}
-    if "queue" in METHODS[method].Knobs.model_fields:
-        knobs["queue"] = 48
-    objective = build_objective(method, Small(dropout), knobs)
-    if not batch_norm:
-        for parent in list(objective.modules()):
-            for name, part in list(parent.named_children()):
-                if isinstance(part, nn.BatchNorm1d):
-                    setattr(parent, name, nn.LayerNorm(part.num_features, elementwise_affine=part.affine))
-    return objective.train()
+    known = METHODS[method].Knobs.model_fields
+    knobs: dict[str, object] = {name: 16 for name in known if name.endswith(("_hidden", "_out"))}
+    knobs |= {"queue": 48} if "queue" in known else {}
+    knobs |= {"head_norm": "batch" if batch_norm else "layer"}
+    return build_objective(method, Small(dropout), knobs).train()
 
 
 def small_views(samples: int, local: int = 0, seed: int = 1) -> list[torch.Tensor]:
