@@ -110,7 +110,8 @@ def test_folders_that_hold_no_encoder_are_told_apart(tmp_path):
 def hostile(folder, how):
     """Spoil an export in one way."""
     described, weights = folder / "encoder.json", folder / "encoder.safetensors"
-    info, state = json.loads(described.read_text()), load_file(weights)
+    info = json.loads(described.read_text())
+    state = {name: tensor.clone() for name, tensor in load_file(weights).items()}  # not the file that is spoilt
     band = info["bands"][0]
     if how == "a tensor of another shape":
         state["layer1.0.conv1.weight"] = torch.zeros(64, 64, 5, 5)
