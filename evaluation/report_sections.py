@@ -18,6 +18,10 @@ NAMES = {
     "macro_iou": "macro IoU", "accuracy": "accuracy", "average_precision": "average precision", "iou": "IoU",
     "f1": "F1",
 }  # fmt: skip
+METHOD_NAMES = {
+    "simclr": "SimCLR", "moco-v2": "MoCo v2", "moco-v3": "MoCo v3", "byol": "BYOL", "simsiam": "SimSiam",
+    "vicreg": "VICReg",
+}  # fmt: skip
 COLUMNS = {
     "multilabel": ("macro_map", "micro_map", "macro_f1", "micro_f1"),
     "single": ("accuracy", "macro_f1"),
@@ -63,9 +67,12 @@ def dataset_section(folder: Path) -> dict[str, Any]:
 def pretraining_section(folder: Path) -> dict[str, Any]:
     recipe, lines = read_json(folder / "recipe.json"), read_metrics(folder / METRICS)
     summary = read_json(folder / "summary.json") if (folder / "summary.json").exists() else None
+    method = recipe.get("method", "simclr")
+    knobs = recipe.get("objective", {"temperature": recipe.get("temperature")})
+    told = f", temperature {knobs['temperature']:g}" if knobs.get("temperature") else ""
     text = (
-        f"SimCLR, {recipe['encoder']}: {recipe['epochs']} epochs of batches of {recipe['batch_size']}, views of "
-        f"{recipe['view']['size'] or 'native'} pixels, temperature {recipe['temperature']:g}, seed {recipe['seed']}. "
+        f"{METHOD_NAMES.get(method, method)}, {recipe['encoder']}: {recipe['epochs']} epochs of batches of {recipe['batch_size']}, views of "
+        f"{recipe['view']['size'] or 'native'} pixels{told}, seed {recipe['seed']}. "
     )
     if summary:
         text += (
@@ -77,10 +84,17 @@ def pretraining_section(folder: Path) -> dict[str, Any]:
         text += f"The run is not finished: {lines[-1]['step'] + 1 if lines else 0:,} steps so far."
     charts = []
     untrained = np.log(2 * recipe["batch_size"] - 1)
+    about = (
+        f"NT-Xent loss. Untrained embeddings give about log(2N − 1) = {untrained:.2f}." if method == "simclr" else ""
+    )
     for key, axis, told in (
-        ("loss", "loss", f"NT-Xent loss. Untrained embeddings give about log(2N − 1) = {untrained:.2f}."),
+        ("loss", "loss", about or "The loss of training."),
+        ("val_loss", "loss", "The same loss on the val split: the same samples and draws at every validation."),
+        ("knn", "score", "Nearest neighbours by the encoder's features of whole patches (accuracy or macro average "
+         "precision)."),
         ("top1", "share", "How often a view's partner is nearer to it than any other view of the batch (top 1)."),
         ("feature_std", "spread", "Spread of the embeddings over the sphere: 1 is even, 0 is collapsed to a point."),
+        ("effective_rank", "dimensions", "Effective rank of the encoder's features: over how many dimensions they spread."),
     ):  # fmt: skip
         points = [(line["step"] + 1, line[key]) for line in lines if key in line]
         if points:

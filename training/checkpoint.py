@@ -1,30 +1,96 @@
 """Checkpoints: complete, atomic, and never unpickled into anything but tensors and plain values."""
 
-import io
+import os
 import pickle
 import re
+import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from shards import atomic
 from shards.errors import BandstreamError
+from training.distributed import Place
 
-KEPT = 2
+BEST, GOOD = "best.pt", "good.pt"
+"""Second names (hard links) of checkpoints: with the best validation; the newest whose features nothing is said against."""
+FREE = ("log_steps", "checkpoint_steps", "keep", "on_nan")
+"""Knobs that do not bear on the weights: a run may be resumed with others."""
 _NAME = re.compile(r"step-(\d{9})\.pt")
 
 
-def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
-    """Write `step-NNNNNNNNN.pt` (temporary name, fsync, rename) and keep the newest few."""
+class Checkpoints:
+    """The checkpoints of a run: the state of each of its `parts`, by name, with step, recipe and random generators.
+
+    `learnt` names the parts that go back to an earlier state when training breaks; the others go on.
+    """
+
+    def __init__(
+        self, out: Path, recipe: Mapping[str, Any], parts: Mapping[str, Any], learnt: Sequence[str], place: Place
+    ) -> None:
+        self.out, self.folder = out, out / "checkpoints"
+        self.recipe, self.parts, self.learnt, self.place = recipe, parts, learnt, place
+
+    def save(self, step: int, best: bool, good: bool) -> None:
+        """Write one, on the main rank; all ranks have to ask. `best` and `good`: whether to name it so, too."""
+        random = rng_states(self.place)
+        if self.place.is_main:
+            state = {name: part.state_dict() for name, part in self.parts.items()}
+            state |= {"step": step, "recipe": dict(self.recipe), "rng": random}
+            save_checkpoint(self.folder, step, state, self.recipe["keep"], (BEST,) * best + (GOOD,) * good)
+
+    def resume(self, saved: dict[str, Any]) -> int:
+        """Put every part where a checkpoint has it; its step. Raises BandstreamError if the recipe was another."""
+        check_recipe(saved["recipe"], self.recipe, self.out)
+        for name, part in self.parts.items():
+            part.load_state_dict(saved[name])
+        set_rng_state(saved["rng"], self.place)
+        if self.place.is_main and saved["best"]["step"] == saved["step"]:  # killed before it was named so
+            name_checkpoint(self.folder / f"step-{saved['step']:09d}.pt", BEST)
+        step: int = saved["step"]
+        return step
+
+    def go_back(self, name: str) -> int:
+        """Put what is learnt where the checkpoint of that name has it; its step."""
+        saved = load_checkpoint(self.folder, name)
+        for part in self.learnt:
+            self.parts[part].load_state_dict(saved[part])
+        step: int = saved["step"]
+        return step
+
+
+def all_finite(module: torch.nn.Module) -> bool:
+    """Whether all weights and buffers are. Waits for the device."""
+    tensors = [t for t in (*module.parameters(), *module.buffers()) if t.is_floating_point()]
+    return bool(torch.stack([t.detach().isfinite().all() for t in tensors]).all())
+
+
+def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int = 2, also: tuple[str, ...] = ()) -> Path:
+    """Write `step-NNNNNNNNN.pt` (temporary name, fsync, rename), under the names `also` as well; keep the newest few."""
     folder.mkdir(parents=True, exist_ok=True)
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
     path = folder / f"step-{step:09d}.pt"
-    atomic.write_bytes(path, buffer.getvalue())
-    for old in checkpoints(folder)[:-KEPT]:
+    with atomic.replacing(path) as file:
+        torch.save(state, file)
+    for name in also:
+        name_checkpoint(path, name)
+    for old in checkpoints(folder)[:-keep]:
         old.unlink()
     return path
+
+
+def name_checkpoint(path: Path, name: str) -> None:
+    """Give a checkpoint a second name, atomically: it then outlives the newest few."""
+    temporary = path.with_name(f".{name}{atomic.TEMPORARY}")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(path, temporary)
+        temporary.replace(path.with_name(name))
+    except OSError:  # a file system without hard links
+        atomic.write_bytes(path.with_name(name), path.read_bytes())
+    atomic.sync_folder(path.parent)
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -32,14 +98,23 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step-*.pt") if _NAME.fullmatch(path.name))
 
 
-def load_checkpoint(folder: Path) -> dict[str, Any]:
-    """The newest checkpoint. Raises BandstreamError where there is none, or where it is damaged."""
-    found = checkpoints(folder)
-    if not found:
+def newest_checkpoint(out: Path) -> dict[str, Any] | None:
+    """The newest checkpoint of a run, or None where it has none yet. Raises BandstreamError on a damaged one."""
+    folder = out / "checkpoints"
+    return load_checkpoint(folder) if checkpoints(folder) else None
+
+
+def load_checkpoint(folder: Path, name: str | None = None) -> dict[str, Any]:
+    """The newest checkpoint, or the one of that name. Raises BandstreamError where there is none, or a damaged one."""
+    found = checkpoints(folder) if name is None else [folder / name]
+    if not found or not found[-1].exists():
         raise BandstreamError(f"{folder} holds no checkpoint: start the run without --resume")
     try:
+        with zipfile.ZipFile(found[-1]) as file:  # torch does not look at the checksums that it writes
+            if (damaged := file.testzip()) is not None:
+                raise zipfile.BadZipFile(f"{damaged} has another checksum")
         state: dict[str, Any] = torch.load(found[-1], map_location="cpu", weights_only=True)
-    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
+    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
         first = str(error).splitlines()[0]
         raise BandstreamError(
             f"{found[-1]} cannot be read ({first}): delete it to resume from the one before"
@@ -47,16 +122,32 @@ def load_checkpoint(folder: Path) -> dict[str, Any]:
     return state
 
 
-def rng_state(device: torch.device) -> dict[str, torch.Tensor]:
-    """The states of torch's generators."""
+def check_recipe(saved: Mapping[str, Any], recipe: Mapping[str, Any], out: Path) -> None:
+    """Raises BandstreamError naming the knobs with which a run was started otherwise."""
+    changed = [name for name in recipe if name not in FREE and saved.get(name) != recipe[name]]
+    if changed:
+        raise BandstreamError(
+            f"{out} was started with another {', '.join(changed)}: resume with the same recipe and options"
+        )
+
+
+def rng_states(place: Place) -> list[dict[str, torch.Tensor]]:
+    """The states of torch's generators on every rank. All ranks have to ask."""
     state = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
+    if place.device.type == "cuda":
         state["cuda"] = torch.cuda.get_rng_state()
-    return state
+    if place.world_size == 1:
+        return [state]
+    states: list[Any] = [None] * place.world_size
+    dist.all_gather_object(states, state)
+    return states
 
 
-def set_rng_state(state: dict[str, torch.Tensor]) -> None:
-    """Set the generators as `rng_state` found them."""
+def set_rng_state(states: list[dict[str, torch.Tensor]], place: Place) -> None:
+    """Set this rank's generators as `rng_states` found them; on another number of ranks they stay as they are."""
+    if len(states) != place.world_size:
+        return
+    state = states[place.rank]
     torch.set_rng_state(state["cpu"])
-    if "cuda" in state and torch.cuda.is_available():
+    if "cuda" in state and place.device.type == "cuda":
         torch.cuda.set_rng_state(state["cuda"])

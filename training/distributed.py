@@ -1,12 +1,14 @@
 """One process or many: `torchrun` sets the environment, a plain start needs none."""
 
 import os
-from collections.abc import Iterator
+import signal
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from shards.errors import BandstreamError
 
@@ -44,6 +46,19 @@ def distributed(device: str) -> Iterator[Place]:
             dist.destroy_process_group()
 
 
+@contextmanager
+def notices() -> Iterator[list[int]]:
+    """A list to which SIGTERM and SIGUSR1 add themselves, as long as the block lasts, instead of ending the process."""
+    told: list[int] = []
+    kinds = (signal.SIGTERM, signal.SIGUSR1)
+    before = [signal.signal(kind, lambda number, frame: told.append(number)) for kind in kinds]
+    try:
+        yield told
+    finally:
+        for kind, handler in zip(kinds, before, strict=True):
+            signal.signal(kind, handler)
+
+
 def any_rank(flag: bool, place: Place) -> bool:
     """Whether the flag is set on any rank: all ranks get the same answer."""
     if place.world_size == 1:
@@ -59,3 +74,11 @@ def mean_over_ranks(values: torch.Tensor, place: Place) -> torch.Tensor:
         dist.all_reduce(values)
         values = values / place.world_size
     return values
+
+
+def share_buffers(modules: Iterable[nn.Module], place: Place) -> None:
+    """Give all ranks the buffers of the first: running statistics, where no SyncBatchNorm keeps them the same."""
+    if place.world_size > 1:
+        for module in modules:
+            for buffer in module.buffers():
+                dist.broadcast(buffer, 0)

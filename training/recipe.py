@@ -1,5 +1,6 @@
 """Recipes: every knob of a run in one TOML file, checked before anything starts."""
 
+import difflib
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +12,19 @@ from pipeline.views import Seasons, ViewRecipe
 from shards.errors import BandstreamError
 
 Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Optimiser = Literal["adamw", "adam", "sgd", "lars"]
+
+OPTIMISERS: dict[str, dict[str, Any]] = {
+    "adamw": {"lr": 1e-3, "lr_scaling": "none", "weight_decay": 1e-4, "momentum": 0.9},
+    "adam": {"lr": 1e-3, "lr_scaling": "none", "weight_decay": 0.0, "momentum": 0.9},
+    "sgd": {"lr": 0.05, "lr_scaling": "linear", "weight_decay": 1e-4, "momentum": 0.9},
+    "lars": {"lr": 0.3, "lr_scaling": "linear", "weight_decay": 1e-6, "momentum": 0.9},
+}
+"""What a recipe leaves out where it names another optimiser than its method's paper: rates of one mean nothing to
+another. SGD's rate is SimSiam's, that of LARS SimCLR's."""
 
 
 class Recipe(BaseModel):
@@ -43,30 +56,86 @@ class Recipe(BaseModel):
         try:
             return cls.model_validate(content)
         except ValidationError as error:
-            told = "; ".join(
-                f"{'.'.join(map(str, e['loc'])) or 'recipe'}: {e['msg']}" for e in error.errors(include_url=False)
-            )
-            raise BandstreamError(f"{path or 'options'}: {told}") from None
+            raise BandstreamError(f"{path or 'options'}: {_told(error)}") from None
+
+
+class LocalView(BaseModel):
+    """How the small views of multi-crop differ from `view` (Caron et al. 2020, section 3.3)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    size: Annotated[int, Field(ge=8)] = 48
+    crop_scale: tuple[float, float] = (0.05, 0.25)
+
+
+class Watching(BaseModel):
+    """When features count as collapsed, and what is done about it; see training/watch.py."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    feature_std: Share = 0.05
+    """Spread of the embeddings over the sphere (1: even, 0: one point) below which they have collapsed, unless they
+    began with little more."""
+    of_beginning: Share = 0.25
+    """Share of the spread that the encoder's features began with below which they have collapsed."""
+    samples: Annotated[int, Field(ge=4)] = 64
+    """Of a process's batch, whose features before the head are looked at."""
+    rollbacks: Annotated[int, Field(ge=0)] = 3
+    """How often a run with on_nan = "rollback" goes back before it ends."""
+    rollback_factor: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """On the learning rate, at every rollback."""
 
 
 class Pretraining(Recipe):
-    """The knobs of train.py. Learning rate and batch size are those of the global batch."""
+    """The knobs of train.py. Learning rate and batch size are those of the global batch.
 
+    Where a recipe says nothing (None), `resolved` takes what the method's paper says.
+    """
+
+    method: str = "simclr"
+    """An objective of models/objectives."""
+    objective: dict[str, Any] = {}
+    """The method's own knobs, such as temperature, momentum, projection_hidden."""
     encoder: str = "resnet18"
-    projection_hidden: Count = 512
-    projection_out: Count = 128
-    temperature: Positive = 0.2
+    weights: str = "none"
+    """What a new encoder begins with: `none` (random), `imagenet`, or a .safetensors file of the same."""
+    init: str | None = None
+    """A run (or folder, or repository) whose encoder is trained on; it brings its architecture, too."""
     batch_size: Annotated[int, Field(ge=2)] = 256
+    """Samples of a step, over all processes and micro-batches."""
+    accumulate: Count = 1
+    """Micro-batches that a step is computed in, which saves memory; the step is that of the whole batch (GradCache)."""
     epochs: Count = 100
-    optimiser: Literal["adamw", "sgd"] = "adamw"
-    lr: Positive = 1e-3
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
-    warmup_epochs: Annotated[float, Field(ge=0)] = 5.0
-    clip: Positive = 5.0
+    optimiser: Optimiser | None = None
+    lr: Positive | None = None
+    """Base rate; the peak is `peak_lr`."""
+    lr_scaling: Literal["linear", "sqrt", "none"] | None = None
+    """How the peak rate follows from the base rate: times batch_size / 256, times its root, or as it is."""
+    weight_decay: NotNegative | None = None
+    momentum: Share | None = None
+    """Of SGD and LARS; beta1 of Adam and AdamW."""
+    warmup_epochs: NotNegative | None = None
+    schedule: Literal["cosine", "plateau", "constant"] = "cosine"
+    plateau_patience: Annotated[int, Field(ge=0)] = 10
+    """Validations without a lower loss after which a plateau schedule lowers the rate."""
+    plateau_factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    early_stopping: Count | None = None
+    """Epochs without a better validation after which the run ends, and exports its best; None: never."""
+    validate_epochs: Annotated[int, Field(ge=0)] = 1
+    """Epochs from one validation to the next; 0: never."""
+    validate_samples: Count = 4096
+    """Samples of val, and of train as neighbours, that a validation looks at, at most."""
+    knn: str = "auto"
+    """Labels that nearest neighbours are scored by during training: a name, `auto` (the first there are) or `none`."""
+    ema: Share = 0.0
+    """Decay of an exponential moving average of the encoder's weights, which is then exported; 0: none."""
+    clip: Positive | None = None
     """Gradients whose joint norm is larger are scaled down to it."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto: bfloat16 autocast where the device has instructions for it, float32 elsewhere."""
     compile: bool = False
+    checkpointing: bool = False
+    """Activations of the encoder are computed again in the backward pass, which saves memory for a third more time."""
     bands: list[str] | None = None
     """Names, in the order of the encoder's channels; by default all bands of the set."""
     seed: int = 0
@@ -75,23 +144,69 @@ class Pretraining(Recipe):
     log_steps: Count = 10
     checkpoint_steps: Count = 1000
     """Checkpoints are also written at the end of every epoch."""
+    keep: Count = 2
+    """Newest checkpoints that are kept, beside the best."""
+    on_nan: Literal["stop", "rollback"] = "stop"
+    """What happens when a number is not finite or features collapse: the run ends, or its weights go back."""
     seasons: Seasons = "first"
     """Which date of a place that has several the views show: the first, one drawn for both, or a different one each."""
     view: ViewRecipe = ViewRecipe()
     """Both views are drawn from it, independently."""
     second_view: ViewRecipe | None = None
     """The second view's own recipe, where it has one (as T' in BYOL)."""
+    local_views: Annotated[int, Field(ge=0)] = 0
+    """Small views beside the two (multi-crop)."""
+    local_view: LocalView = LocalView()
+    watch: Watching = Watching()
 
     @model_validator(mode="after")
-    def _one_size(self) -> "Pretraining":
+    def _fits(self) -> "Pretraining":
         if self.second_view and self.second_view.size != self.view.size:
             raise ValueError(f"second_view.size {self.second_view.size} is not view.size {self.view.size}")
+        if self.batch_size % self.accumulate or self.batch_size < 2 * self.accumulate:
+            raise ValueError(f"batch_size {self.batch_size} is not {self.accumulate} (accumulate) batches of 2 or more")
+        if not self.validate_epochs and (self.schedule == "plateau" or self.early_stopping):
+            raise ValueError("a plateau schedule and early stopping need validations: validate_epochs is 0")
         return self
 
     @property
     def views(self) -> list[ViewRecipe]:
-        """A recipe a view."""
-        return [self.view, self.second_view or self.view]
+        """A recipe a view: two global ones, then the local ones."""
+        local = self.view.multi_crop(self.local_views, self.local_view.size, self.local_view.crop_scale)[2:]
+        return [self.view, self.second_view or self.view, *local]
+
+    @property
+    def peak_lr(self) -> float:
+        """The learning rate after warm-up. Of a resolved recipe."""
+        assert self.lr is not None
+        ratio = self.batch_size / 256
+        return self.lr * {"linear": ratio, "sqrt": ratio**0.5, "none": 1.0}[self.lr_scaling or "none"]
+
+    def resolved(self) -> "Pretraining":
+        """The recipe with nothing left open: what it does not say is as in the method's paper (`Objective.defaults`).
+
+        Rates belong to an optimiser: a recipe that names another than the paper's takes that one's of `OPTIMISERS`.
+        Warm-up takes a tenth of the epochs at most, unless the recipe says more. Raises BandstreamError naming an
+        unknown method, or knobs of `objective` that it does not have.
+        """
+        from models.objectives import METHODS
+
+        if self.method not in METHODS:
+            close = difflib.get_close_matches(self.method, METHODS, 1)
+            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(sorted(METHODS))}"
+            raise BandstreamError(f"no method {self.method!r}: {hint}")
+        method = METHODS[self.method]
+        try:
+            knobs = method.Knobs.model_validate(self.objective)
+        except ValidationError as error:
+            raise BandstreamError(f"[objective] of {self.method}: {_told(error)}") from None
+        paper = dict(method.defaults)
+        optimiser = self.optimiser or paper["optimiser"]
+        warmup = min(paper.get("warmup_epochs", 0.0), self.epochs / 10)
+        values = OPTIMISERS[optimiser] | (paper if optimiser == paper["optimiser"] else {})
+        values |= {"optimiser": optimiser, "warmup_epochs": warmup}
+        open_ = {name: value for name, value in values.items() if getattr(self, name) is None}
+        return self.model_copy(update=open_ | {"objective": knobs.model_dump(mode="json")})
 
 
 class FineTuning(Recipe):
@@ -118,3 +233,8 @@ class FineTuning(Recipe):
     seed: int = 0
     view: ViewRecipe = ViewRecipe(size=None, crop_scale=(0.6, 1.0))
     """Of training. Evaluation takes whole patches: at the same size to classify, at the patch's own to segment."""
+
+
+def _told(error: ValidationError) -> str:
+    """What is wrong with which knobs, in one line."""
+    return "; ".join(f"{'.'.join(map(str, e['loc'])) or 'recipe'}: {e['msg']}" for e in error.errors(include_url=False))

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -135,29 +136,30 @@ def _served(loader: Loader, epochs: int | None = None) -> Batches:
 
 
 def _training_step(bands: int) -> Any:
-    """A step of train.py with the knobs of its default recipe: two views → the loss, as the tensors to be consumed."""
+    """A step of train.py with SimCLR and AdamW: two views → the loss, as the tensors to be consumed."""
     from models.encoder import build_encoder
-    from models.simclr import SimCLR, nt_xent
+    from models.objectives import build_objective
+    from training.accumulation import backward
     from training.optimiser import build_optimiser, set_learning_rate
     from training.precision import in_bfloat16
     from training.recipe import Pretraining
 
-    recipe = Pretraining()
-    encoder = build_encoder(recipe.encoder, bands)
-    model = SimCLR(encoder, recipe.projection_hidden, recipe.projection_out).to(memory_format=torch.channels_last)
-    optimiser = build_optimiser({model: 1.0}, recipe.optimiser, recipe.weight_decay)
-    set_learning_rate(optimiser, recipe.lr)
-    half = in_bfloat16(recipe.precision, torch.device("cpu"))
+    recipe = Pretraining(optimiser="adamw", clip=5.0).resolved()
+    model: Any = build_objective(recipe.method, build_encoder(recipe.encoder, bands), recipe.objective)
+    model.to(memory_format=torch.channels_last)
+    optimiser = build_optimiser({model: 1.0}, "adamw", recipe.weight_decay or 0.0)
+    set_learning_rate(optimiser, recipe.peak_lr)
+    autocast = partial(
+        torch.autocast, "cpu", torch.bfloat16, enabled=in_bfloat16(recipe.precision, torch.device("cpu"))
+    )
 
     def step(views: list[torch.Tensor]) -> list[torch.Tensor]:
-        first, second = (view.to(memory_format=torch.channels_last) for view in views)
-        with torch.autocast("cpu", torch.bfloat16, enabled=half):
-            one, other = model(first, second)
-        loss = nt_xent(one, other, recipe.temperature).loss
+        placed = [view.to(memory_format=torch.channels_last) for view in views]
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+        outcome = backward(model, model.loss, placed, 1, autocast)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip or 0.0)
         optimiser.step()
-        return [loss.detach().reshape(1)]
+        model.after_step(0, 1)
+        return [outcome.loss.detach().reshape(1)]
 
     return step

@@ -1,0 +1,44 @@
+"""What a pretraining run leaves behind: its encoder, and a summary."""
+
+from pathlib import Path
+from typing import Any
+
+from models.encoder import Encoder, build_encoder
+from models.export import EncoderBand, load_encoder, save_encoder
+from pipeline.loader import Loader
+from training.recipe import Pretraining
+
+SCORES = (
+    "loss", "val_loss", "top1", "top5", "feature_std", "encoder_std", "effective_rank", "knn", "knn_statistics",
+    "knn_random",
+)  # fmt: skip
+"""What the model card tells of the run's end."""
+
+
+def starting_encoder(recipe: Pretraining, bands: list[str], saved: dict[str, Any] | None) -> Encoder:
+    """The encoder that a run begins with. Where it goes on from a checkpoint, its weights need not be fetched again."""
+    if saved:
+        return build_encoder(saved["recipe"]["encoder"], len(bands), recipe.view.size)
+    if recipe.init:
+        return load_encoder(recipe.init, bands)[0]
+    return build_encoder(recipe.encoder, len(bands), recipe.view.size, recipe.weights, bands)
+
+
+def export(out: Path, encoder: Encoder, loader: Loader, recipe: Pretraining, values: dict[str, Any]) -> None:
+    """Write the encoder, its description and model card; `values` are the newest numbers of the run."""
+    mean, std = loader.statistics
+    manifest, shard_set = loader.shard_set.manifest, loader.shard_set
+    wavelengths = {band.name: band.wavelength_nm for band in manifest.bands}
+    save_encoder(
+        out,
+        encoder,
+        bands=[
+            EncoderBand(name=name, wavelength_nm=wavelengths[name], mean=float(m), std=float(s))
+            for name, m, s in zip(loader.bands, mean, std, strict=True)
+        ],
+        view_size=recipe.view.size or shard_set.grid[0],
+        reflectance=manifest.reflectance.model_dump(),
+        data={"name": manifest.name, "samples": shard_set.size("train"), "manifest": manifest.fingerprint()},
+        recipe=recipe.model_dump(mode="json"),
+        scores={name: values[name] for name in SCORES if name in values},
+    )
