@@ -7,18 +7,18 @@
     bandstream train SHARDS --out RUN --resume                   go on where the run was stopped or killed, if it was
     torchrun --nproc-per-node 8 train.py SHARDS --out RUN        on several GPUs; batch sizes are global
 
-Every knob is one of `Pretraining` in training/recipe.py and can stand in a recipe; what a recipe leaves out is as in the
-method's paper, and recipe.json says what it came to.
+Every knob is one of `Pretraining` in training/recipe.py and can stand in a recipe; what a recipe leaves out is as in
+the method's paper, and recipe.json says what it came to.
 
 SHARDS may be a URL of fsspec (s3://…, https://…): its shards are fetched ahead of need into a cache and checked.
 BANDSTREAM_CACHE names the cache's folder (else ~/.cache/bandstream), BANDSTREAM_CACHE_GB its size (else half of what is
 free). Endpoint and credentials are the environment's (AWS_ENDPOINT_URL, ...) or of fsspec's configuration.
 
 RUN holds recipe.json, metrics.jsonl, tensorboard/, views.png, floors.json, checkpoints/ (the newest, and the best by
-validation) and, at the end, encoder.safetensors with encoder.json and a model card, and summary.json. SIGTERM or SIGUSR1
-(a scheduler's notice) finishes the step, saves, and leaves with exit code 143; the same command with --resume goes on. A
-run that is resumed, on the same number of processes and threads, ends with the same weights as one left alone; where
-nothing was saved yet, it begins.
+validation) and, at the end, encoder.safetensors with encoder.json and a model card, and summary.json. SIGTERM or
+SIGUSR1 (a scheduler's notice) finishes the step, saves, and leaves with exit code 143; the same command with --resume
+goes on. A run that is resumed, on the same number of processes and threads, ends with the same weights as one left
+alone; where nothing was saved yet, it begins.
 
 Where a number is not finite, or features collapse, the run ends and says what to change; with --on-nan rollback its
 weights go back to the last good checkpoint, and it goes on with the data that follow, at a lower rate.
@@ -199,7 +199,7 @@ def pretrain(
                         wrong = watch.judge(step, values)
                 if wrong:
                     way = f"lower --lr (now {recipe.lr:g}), warm up longer, or raise the batch size"
-                    if recipe.on_nan == "stop" or leaving:
+                    if recipe.on_nan == "stop":
                         raise BandstreamError(
                             f"{wrong}, at step {step}: {way}; checkpoints are in {checkpoints.folder}"
                         )

@@ -1,4 +1,4 @@
-"""What a run is validated by while it trains: the objective's loss on val, and nearest neighbours where labels exist."""
+"""What a run is validated by while it trains: the objective's loss on val, and neighbours where labels exist."""
 
 import json
 from collections.abc import Iterator
@@ -59,8 +59,10 @@ class Online:
             some = np.arange(min(size, max(limit, batch)))
             self._losses = Loader(shard_set, "val", batch, recipe.views, subset=some, **shared)
         elif recipe.schedule == "plateau" or recipe.early_stopping:
-            raise BandstreamError(f"{shard_set.place} has too few samples in val ({size}) for {recipe.schedule} schedule "
-                                  "or early stopping: take the cosine schedule, and no early stopping")  # fmt: skip
+            raise BandstreamError(
+                f"{shard_set.place} has too few samples in val ({size}) to find a plateau or to stop early: take the "
+                "cosine schedule, and no early stopping"
+            )
         name = next(iter(labels), None) if recipe.knn == "auto" else recipe.knn
         if size >= world and name not in (None, "none"):
             self._many = labels[name].kind == "multilabel"

@@ -67,12 +67,12 @@ def dataset_section(folder: Path) -> dict[str, Any]:
 def pretraining_section(folder: Path) -> dict[str, Any]:
     recipe, lines = read_json(folder / "recipe.json"), read_metrics(folder / METRICS)
     summary = read_json(folder / "summary.json") if (folder / "summary.json").exists() else None
-    method = recipe.get("method", "simclr")
+    method, view = recipe.get("method", "simclr"), recipe["view"]
     knobs = recipe.get("objective", {"temperature": recipe.get("temperature")})
     told = f", temperature {knobs['temperature']:g}" if knobs.get("temperature") else ""
     text = (
-        f"{METHOD_NAMES.get(method, method)}, {recipe['encoder']}: {recipe['epochs']} epochs of batches of {recipe['batch_size']}, views of "
-        f"{recipe['view']['size'] or 'native'} pixels{told}, seed {recipe['seed']}. "
+        f"{METHOD_NAMES.get(method, method)}, {recipe['encoder']}: {recipe['epochs']} epochs of batches of "
+        f"{recipe['batch_size']}, views of {view['size'] or 'native'} pixels{told}, seed {recipe['seed']}. "
     )
     if summary:
         text += (
@@ -84,17 +84,17 @@ def pretraining_section(folder: Path) -> dict[str, Any]:
         text += f"The run is not finished: {lines[-1]['step'] + 1 if lines else 0:,} steps so far."
     charts = []
     untrained = np.log(2 * recipe["batch_size"] - 1)
-    about = (
-        f"NT-Xent loss. Untrained embeddings give about log(2N − 1) = {untrained:.2f}." if method == "simclr" else ""
-    )
+    about = "The loss of training."
+    if method == "simclr":
+        about = f"NT-Xent loss. Untrained embeddings give about log(2N − 1) = {untrained:.2f}."
     for key, axis, told in (
-        ("loss", "loss", about or "The loss of training."),
-        ("val_loss", "loss", "The same loss on the val split: the same samples and draws at every validation."),
+        ("loss", "loss", about),
+        ("val_loss", "loss", "The same loss on val: the same samples and draws at every validation."),
         ("knn", "score", "Nearest neighbours by the encoder's features of whole patches (accuracy or macro average "
          "precision)."),
         ("top1", "share", "How often a view's partner is nearer to it than any other view of the batch (top 1)."),
         ("feature_std", "spread", "Spread of the embeddings over the sphere: 1 is even, 0 is collapsed to a point."),
-        ("effective_rank", "dimensions", "Effective rank of the encoder's features: over how many dimensions they spread."),
+        ("effective_rank", "dimensions", "Effective rank of the encoder's features."),
     ):  # fmt: skip
         points = [(line["step"] + 1, line[key]) for line in lines if key in line]
         if points:

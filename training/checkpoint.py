@@ -16,7 +16,7 @@ from shards.errors import BandstreamError
 from training.distributed import Place
 
 BEST, GOOD = "best.pt", "good.pt"
-"""Second names (hard links) of checkpoints: with the best validation; the newest whose features nothing is said against."""
+"""Second names (hard links) of checkpoints: that of the best validation; the newest that nothing is said against."""
 FREE = ("log_steps", "checkpoint_steps", "keep", "on_nan")
 """Knobs that do not bear on the weights: a run may be resumed with others."""
 _NAME = re.compile(r"step-(\d{9})\.pt")
@@ -48,9 +48,11 @@ class Checkpoints:
         for name, part in self.parts.items():
             part.load_state_dict(saved[name])
         set_rng_state(saved["rng"], self.place)
-        if self.place.is_main and saved["best"]["step"] == saved["step"]:  # killed before it was named so
-            name_checkpoint(self.folder / f"step-{saved['step']:09d}.pt", BEST)
         step: int = saved["step"]
+        if self.place.is_main:  # it may have been killed before it named them
+            for name, fits in ((BEST, 0 < step == saved["best"]["step"]), (GOOD, not saved["watch"]["doubts"])):
+                if fits:
+                    name_checkpoint(self.folder / f"step-{step:09d}.pt", name)
         return step
 
     def go_back(self, name: str) -> int:
@@ -69,7 +71,7 @@ def all_finite(module: torch.nn.Module) -> bool:
 
 
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int = 2, also: tuple[str, ...] = ()) -> Path:
-    """Write `step-NNNNNNNNN.pt` (temporary name, fsync, rename), under the names `also` as well; keep the newest few."""
+    """Write `step-NNNNNNNNN.pt` (temporary name, fsync, rename), `also` under these names; keep the newest few."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step-{step:09d}.pt"
     with atomic.replacing(path) as file:

@@ -73,7 +73,7 @@ class Best:
 
     def over(self, step: int) -> bool:
         """Whether patience is at its end."""
-        return self.patience is not None and step - self.step >= self.patience
+        return self.patience is not None and math.isfinite(self.value) and step - self.step >= self.patience
 
     def state_dict(self) -> dict[str, Any]:
         return {"value": self.value, "step": self.step}

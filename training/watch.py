@@ -18,8 +18,10 @@ LOOKS_AN_EPOCH, LOOK_STEPS = 10, 10
 """Features are looked at so often in an epoch, or every LOOK_STEPS steps where that is more often."""
 PATIENCE = 4
 """Looks in a row that must find features collapsed."""
-UNTOUCHED = 0.98
-"""Views of one sample, measured against views of different samples, that are this far apart tell nothing of it."""
+APART, STRANGERS = 0.8, 0.98
+"""Sameness: features that began below the first told samples apart; above the second they tell nothing of them."""
+GREW = 3
+"""Times (the first loss + 1) above which a loss has grown out of bounds."""
 DIMENSION = 1.5
 """Effective rank under which features that began with more lie on a line, or nearly."""
 MEASURED = ("feature_std", "uniformity", "encoder_std", "alignment", "sameness", "effective_rank", "embedding_rank")
@@ -110,9 +112,9 @@ class Watch:
         return fine
 
     def judge(self, step: int, values: dict[str, float]) -> str | None:
-        """Look at the numbers of a step (those in MEASURED); what is wrong with them, if PATIENCE is at its end."""
+        """Look at the numbers of a step (its loss, and those in MEASURED); what is wrong with them, if PATIENCE is at its end."""
         if not self.beginning:
-            self.beginning = {name: values[name] for name in MEASURED}
+            self.beginning = {name: values[name] for name in ("loss", *MEASURED)}
         wrong = self._wrong(values) if step > self.grace else None
         self.doubts = self.doubts + 1 if wrong else 0
         return wrong if self.doubts >= PATIENCE else None
@@ -130,7 +132,9 @@ class Watch:
         for name, told in (("effective_rank", "encoder's features"), ("embedding_rank", "embeddings")):
             if now[name] < min(DIMENSION, share * then[name]):
                 return f"the {told} collapsed onto a line (effective rank {now[name]:.1f}, at first {then[name]:.1f})"
-        if now["sameness"] > UNTOUCHED > 1.05 * then["sameness"]:
+        if now["loss"] > GREW * (abs(then["loss"]) + 1):
+            return f"the loss grew (to {now['loss']:.3g}, at first {then['loss']:.3g})"
+        if now["sameness"] > STRANGERS and then["sameness"] < APART:
             return (
                 f"the encoder no longer tells samples apart (views of one are {now['sameness']:.2f} times as far apart "
                 f"as views of different ones, at first {then['sameness']:.2f})"

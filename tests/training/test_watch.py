@@ -80,7 +80,7 @@ def test_the_encoder_is_looked_at_as_it_will_be_used_and_left_as_it_was():
     assert told["feature_std"] == pytest.approx(feature_std(noise(9, 4)[:6]).item())
 
 
-HEALTHY = {"feature_std": 0.6, "uniformity": -2.0, "encoder_std": 0.2, "alignment": 0.1, "sameness": 0.4,
+HEALTHY = {"loss": 4.0, "feature_std": 0.6, "uniformity": -2.0, "encoder_std": 0.2, "alignment": 0.1, "sameness": 0.4,
            "effective_rank": 20.0, "embedding_rank": 30.0}  # fmt: skip
 
 
@@ -105,6 +105,7 @@ def judged(changes, first=HEALTHY, steps=40):
         ({"effective_rank": 1.1}, "encoder's features collapsed onto a line"),
         ({"embedding_rank": 1.1}, "embeddings collapsed onto a line"),
         ({"sameness": 1.0}, "no longer tells samples apart"),
+        ({"loss": 16.0}, "loss grew"),
     ],
 )
 def test_a_collapse_is_named_within_the_epoch(changes, named):
