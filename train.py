@@ -204,7 +204,8 @@ def pretrain(
                             f"{wrong}, at step {step}: {way}; checkpoints are in {checkpoints.folder}"
                         )
                     watch.go_back(f"{wrong}, at step {step}", way)
-                    event = f"{wrong}: back to the weights of step {checkpoints.go_back(GOOD)}, rate × {watch.factor:g}"
+                    back = checkpoints.go_back(GOOD)
+                    event = f"{wrong}: back to the weights of step {back}, rate × {watch.factor:g}"
                     values = {"rollbacks": watch.rollbacks, "event": event}  # the data go on
 
                 # -- the end of an epoch, and what is told and kept

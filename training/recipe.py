@@ -168,7 +168,7 @@ class Pretraining(Recipe):
         if not self.validate_epochs and (self.schedule == "plateau" or self.early_stopping):
             raise ValueError("a plateau schedule and early stopping need validations: validate_epochs is 0")
         if self.early_stopping and self.early_stopping < self.validate_epochs:
-            raise ValueError(f"early_stopping {self.early_stopping} is less than validate_epochs {self.validate_epochs}")
+            raise ValueError(f"early_stopping {self.early_stopping} is below validate_epochs {self.validate_epochs}")
         return self
 
     @property

@@ -112,7 +112,7 @@ class Watch:
         return fine
 
     def judge(self, step: int, values: dict[str, float]) -> str | None:
-        """Look at the numbers of a step (its loss, and those in MEASURED); what is wrong with them, if PATIENCE is at its end."""
+        """Look at a step's loss and the numbers in MEASURED; what is wrong with them, once PATIENCE is at its end."""
         if not self.beginning:
             self.beginning = {name: values[name] for name in ("loss", *MEASURED)}
         wrong = self._wrong(values) if step > self.grace else None

@@ -1,6 +1,7 @@
-"""Every objective learns: a ResNet-18 pretrained on made-up patches beats image statistics and random weights by a linear
-probe, over several seeds. What is done is kept in $BANDSTREAM_PROOF (default: a folder in the system's temporary one), so
-that a proof that was killed goes on there.
+"""Every objective learns: a ResNet-18 pretrained on made-up patches beats image statistics and random weights.
+
+By a linear probe, over several seeds. What is done is kept in $BANDSTREAM_PROOF (default: a folder in the system's
+temporary one), so that a proof that was killed goes on there.
 """
 
 import json
@@ -87,7 +88,10 @@ def main() -> dict[str, Any]:
             print(f"{method}, seed {seed}: {scores[method][-1]:.3f}", file=sys.stderr)
     floor = max(*scores["image statistics"], *scores["random"])
     seconds = {
-        method: [json.loads((folder / f"run-{method}-{seed}/summary.json").read_text())["seconds"] for seed in range(SEEDS)]
+        method: [
+            json.loads((folder / f"run-{method}-{seed}" / "summary.json").read_text())["seconds"]
+            for seed in range(SEEDS)
+        ]
         for method in METHODS
     }
     below = {method: scores[method] for method in METHODS if min(scores[method]) <= floor}

@@ -52,7 +52,8 @@ def command(shards: Path, out: Path, method: str, ranks: int) -> list[str]:
 def finish(shards: Path, out: Path, method: str, ranks: int) -> None:
     """Begin or go on, and run to the end."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    result = subprocess.run([*command(shards, out, method, ranks), "--resume"], capture_output=True, text=True, env=environment)
+    words = [*command(shards, out, method, ranks), "--resume"]
+    result = subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
     assert result.returncode == 0, result.stderr[-2000:]
 
 
@@ -102,7 +103,8 @@ def main() -> dict[str, Any]:
                 kind = signals[-1]
                 after = draw.uniform(0.3, 1.0) * seconds  # the first part is spent on imports
                 state = interrupted(shards, out, method, ranks, kind, after)
-                told.append({"method": method, "ranks": ranks, "signal": kind.name, "after_s": round(after, 2), "state": state})
+                entry = {"signal": kind.name, "after_s": round(after, 2), "state": state}
+                told.append({"method": method, "ranks": ranks} | entry)
                 if state != "had ended":
                     signals.pop()
                 else:
