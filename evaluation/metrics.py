@@ -31,12 +31,12 @@ def multilabel(truth: np.ndarray, scores: np.ndarray, classes: Sequence[str]) ->
 
 def single_label(truth: np.ndarray, scores: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
     """Class indices (n,) and scores (n, K): accuracy, F1 macro and per class, confusion matrix."""
-    return _of_confusion(confusion(truth, scores.argmax(1), len(classes)), classes)
+    return _of_confusion(confusion(truth, scores.argmax(1), len(classes), None), classes)
 
 
-def confusion(truth: np.ndarray, found: np.ndarray, classes: int) -> np.ndarray:
-    """Counts int64 (K, K), a row a true class, wherever the truth is not 255. They add up over batches."""
-    known = truth != IGNORE
+def confusion(truth: np.ndarray, found: np.ndarray, classes: int, ignore: int | None = IGNORE) -> np.ndarray:
+    """Counts int64 (K, K), a row a true class, wherever the truth is not `ignore`. They add up over batches."""
+    known = truth != (-1 if ignore is None else ignore)
     pairs = truth[known].astype(np.int64) * classes + found[known]
     return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
 

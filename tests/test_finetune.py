@@ -192,12 +192,6 @@ def test_label_fraction_takes_the_stratified_subset(made: Path, tmp_path: Path) 
     assert results["labelled_samples"] == len(labelled_subset(labels, 0.25, 0)) == 24
 
 
-def test_masks_that_are_ignored_altogether_do_no_harm(tmp_path: Path) -> None:
-    made = shards(tmp_path / "set", mask=lambda n, grid: np.full(grid, 255, np.uint8))
-    results = run(made, tmp_path / "run", "--task", "segment", "--init", "scratch", "--epochs", "1")
-    assert results["test"]["macro_iou"] == 0 and results["test"]["per_class"]["iou"] == {}
-
-
 def test_what_cannot_be_done_is_one_clear_line(made: Path, pretrained: Path, tmp_path: Path) -> None:
     bare = make_set(tmp_path / "bare", {"train": 8}, arrays={"10m.npy": (["B02", "B12"], 32)})
     (tmp_path / "used").mkdir()
