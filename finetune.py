@@ -186,7 +186,7 @@ def finetune(
                 if mixing:
                     shares = nn.functional.one_hot(truth, len(classes)).float()
                     views, truth = mix(views, shares, recipe.mixup, recipe.cutmix, rng)
-                set_learning_rate(optimiser, float(rates[step]) * plateau.scale)
+                set_learning_rate(optimiser, float(rates[step]) * plateau.factor)
                 with torch.autocast(device.type, torch.bfloat16, enabled=half):
                     logits = model(views)
                 loss = loss_of(logits.float(), truth)
@@ -195,7 +195,7 @@ def finetune(
                 nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
                 optimiser.step()
                 step += 1
-            values = {"loss": loss.item(), "lr": float(rates[step - 1]) * plateau.scale}
+            values = {"loss": loss.item(), "lr": float(rates[step - 1]) * plateau.factor}
             if values["loss"] != values["loss"]:
                 raise BandstreamError(f"the loss is not a number at step {step}: lower --lr (now {recipe.lr:g})")
             if step - validated >= recipe.validate_steps or epoch + 1 == recipe.epochs:
@@ -205,7 +205,7 @@ def finetune(
                     raise BandstreamError(f"the val split knows no class of {target.name}: nothing can be chosen by it")
                 score = values[f"val_{SCORE[kind]}"] = scores[SCORE[kind]]
                 if recipe.schedule == "plateau":
-                    plateau.update(epoch, score)
+                    plateau.update(-score)
                 if score > best:
                     best, best_epoch = score, epoch
                     best_state = {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}
@@ -217,7 +217,7 @@ def finetune(
     # -- the best, tested once -----------------------------------------------------------------------------------------
     model.load_state_dict(best_state)
     atomic.write_bytes(out / "best.safetensors", save({key: value.contiguous() for key, value in best_state.items()}))
-    encoder.net.load_state_dict(model.body.state_dict(), strict=True)
+    nn.Module.load_state_dict(encoder.net, model.body.state_dict(), strict=True)  # as models.heads does
     mean, std = loader.statistics
     wavelengths = {band.name: band.wavelength_nm for band in manifest.bands}
     data = {"name": manifest.name, "manifest": manifest.fingerprint()}

@@ -67,11 +67,13 @@ class Segmenter(nn.Module):
                 )
             try:
                 self.net = DECODERS[decoder](
-                    encoder.name, encoder_weights=None, in_channels=encoder.in_channels, classes=classes
-                )
+                    encoder.name, encoder_weights=None, in_channels=encoder.in_channels, classes=classes,
+                    **getattr(encoder, "options", {}),
+                )  # fmt: skip
             except (KeyError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
                 raise BandstreamError(f"{decoder} cannot be built on {encoder.name}: {error}") from None
-            self.net.encoder.load_state_dict(encoder.net.state_dict(), strict=True)
+            # not by the method of smp's encoders, some of which take no `strict`
+            nn.Module.load_state_dict(self.net.encoder, encoder.net.state_dict(), strict=True)
         self.decoder = decoder
         self.dropout = nn.Dropout2d(dropout)
 

@@ -8,17 +8,16 @@ _NUMBERED = re.compile(r"_*(?:(?:layer|stage|block|denseblock|patch_embed|norm|s
 _LISTS = {"layers", "stages", "blocks"}
 
 
-def layer_groups(net: nn.Module) -> list[list[nn.Parameter]]:
-    """The trainable parameters of an encoder's `net`, from input to output, a list a stage, the stem first.
+def layer_groups(net: nn.Module) -> list[dict[str, nn.Parameter]]:
+    """The trainable parameters of an encoder's `net`, by name, from input to output, a group a stage, the stem first.
 
     A stage is what the network's own definition numbers: `layer4` of a ResNet, a stage of a ConvNeXt, a block of a
     vision transformer. What comes before the first belongs to the stem (with class token and positions), what comes
     after one, such as a last norm, to that one. A network without numbers has a group a child.
     """
-    children = list(net.named_children())
-    while len(children) == 1 and not list(net.parameters(recurse=False)):
+    names = {id(parameter): name for name, parameter in net.named_parameters()}
+    while len(children := _trained(net)) == 1 and not list(net.parameters(recurse=False)):
         net = children[0][1]
-        children = list(net.named_children())
     groups: dict[int, list[nn.Parameter]] = {-1: list(net.parameters(recurse=False))}
     for name, child in children:
         if name.lstrip("_") in _LISTS and isinstance(child, nn.Sequential | nn.ModuleList):
@@ -33,5 +32,15 @@ def layer_groups(net: nn.Module) -> list[list[nn.Parameter]]:
     if len(groups) == 1:
         groups |= {number: list(child.parameters()) for number, (_, child) in enumerate(children)}
         groups[-1] = list(net.parameters(recurse=False))
-    ordered = [[p for p in groups[number] if p.requires_grad] for number in sorted(groups)]
-    return [group for group in ordered if group]
+    ordered: list[dict[str, nn.Parameter]] = []
+    for number in sorted(groups):
+        trained = {names[id(parameter)]: parameter for parameter in groups[number] if parameter.requires_grad}
+        if ordered and all(parameter.ndim == 1 for parameter in trained.values()):  # a norm with a number, as in VGG
+            ordered[-1] |= trained
+        elif trained:
+            ordered.append(trained)
+    return ordered
+
+
+def _trained(net: nn.Module) -> list[tuple[str, nn.Module]]:
+    return [(name, child) for name, child in net.named_children() if any(p.requires_grad for p in child.parameters())]

@@ -62,7 +62,7 @@ class FineTuning(Recipe):
     schedule: Literal["cosine", "plateau", "constant"] = "cosine"
     warmup_epochs: NotNegative = 1.0
     plateau_patience: Count = 5
-    """Epochs without a better validation score after which the learning rate falls."""
+    """Validations without a better score after which the learning rate falls, see `validate_steps`."""
     plateau_factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
     clip: Positive = 5.0
     patience: Count = 10

@@ -1,21 +1,24 @@
-"""A learning rate that falls where the validation score stands still."""
+"""A learning rate that falls where validation stands still."""
+
+import math
 
 
 class Plateau:
-    """`scale` is the factor on the learning rate: multiplied by `factor` after more than `patience` epochs without a
-    better score, as `torch.optim.lr_scheduler.ReduceLROnPlateau` does (mode max, threshold 0)."""
+    """A factor on the learning rate, lowered after more than `patience` validations without a lower loss.
 
-    def __init__(self, patience: int, factor: float) -> None:
-        self.patience = patience
-        self.factor = factor
-        self.scale = 1.0
-        self._best = float("-inf")
-        self._since = -1
+    As torch's ReduceLROnPlateau with its defaults: lower means by a share of 1e-4 at least. Of a score that is better
+    the higher it is, give the negative.
+    """
 
-    def update(self, epoch: int, score: float) -> None:
-        """Take the score that validation found after an epoch (0 is the first)."""
-        if score > self._best:
-            self._best, self._since = score, epoch
-        elif epoch - self._since > self.patience:
-            self.scale *= self.factor
-            self._since = epoch
+    def __init__(self, patience: int, lowering: float = 0.1) -> None:
+        self.patience, self.lowering = patience, lowering
+        self.factor, self.best, self.bad = 1.0, math.inf, 0
+
+    def update(self, loss: float) -> None:
+        """Take a validation's loss."""
+        if loss < self.best - 1e-4 * abs(self.best if math.isfinite(self.best) else 0):
+            self.best, self.bad = loss, 0
+        else:
+            self.bad += 1
+        if self.bad > self.patience:
+            self.factor, self.bad = self.factor * self.lowering, 0

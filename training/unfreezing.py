@@ -1,15 +1,15 @@
 """What of a model is trained when: frozen parts keep their weights, their statistics and their evaluation mode."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import nn
 
 
-def unfreeze(groups: Sequence[Sequence[nn.Parameter]], stages: int | None) -> None:
+def unfreeze(groups: Sequence[Mapping[str, nn.Parameter]], stages: int | None) -> None:
     """Train the last `stages` of an encoder's groups of parameters (None: all), and none of the others."""
     frozen = 0 if stages is None else max(0, len(groups) - stages)
     for number, group in enumerate(groups):
-        for parameter in group:
+        for parameter in group.values():
             parameter.requires_grad_(number >= frozen)
             if number < frozen:
                 parameter.grad = None  # an optimiser would go on decaying what has a gradient
@@ -25,7 +25,7 @@ def training_mode(model: nn.Module) -> None:
 
 
 def learning_rate_groups(
-    groups: Sequence[Sequence[nn.Parameter]], rest: Sequence[nn.Module], scale: float, decay: float
+    groups: Sequence[Mapping[str, nn.Parameter]], rest: Sequence[nn.Module], scale: float, decay: float
 ) -> dict[nn.Module, float]:
     """Parts of a model with their factors on the learning rate: 1 for `rest`, the head; for the encoder's groups, as
     modules, `scale` times `decay` a group from the head, which the last group is one away from.
@@ -34,6 +34,8 @@ def learning_rate_groups(
     """
     count = len(groups)
     rated: dict[nn.Module, float] = {
-        nn.ParameterList(group): scale * decay ** (count - number) for number, group in enumerate(groups)
+        nn.ParameterDict({name.replace(".", "/"): parameter for name, parameter in group.items()}): scale
+        * decay ** (count - number)
+        for number, group in enumerate(groups)
     }
     return rated | {nn.ModuleList(rest): 1.0}

@@ -10,9 +10,9 @@ from torch import nn
 
 from shards.errors import BandstreamError
 from training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from training.finetuning import FineTuning
 from training.monitor import Monitor, read_metrics
 from training.optimiser import build_optimiser, set_learning_rate
-from training.finetuning import FineTuning
 from training.recipe import Pretraining
 from training.schedule import warmup_cosine
 
