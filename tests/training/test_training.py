@@ -10,9 +10,10 @@ from torch import nn
 
 from shards.errors import BandstreamError
 from training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from training.finetuning import FineTuning
 from training.monitor import Monitor, read_metrics
 from training.optimiser import build_optimiser, set_learning_rate
-from training.recipe import FineTuning, Pretraining
+from training.recipe import Pretraining
 from training.schedule import warmup_cosine
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))
@@ -20,7 +21,7 @@ RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))
 
 @pytest.mark.parametrize("path", RECIPES, ids=str)
 def test_every_recipe_is_valid(path):
-    tunes = path.stem in ("demo-classify", "demo-segment")
+    tunes = path.stem.endswith(("-classify", "-segment", "-finetune", "-linear", "-supervised"))
     (FineTuning if tunes else Pretraining).read(path, {})
 
 
