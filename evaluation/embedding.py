@@ -122,13 +122,12 @@ class Embedding:
                 group.create_array(
                     name, shape=(samples, *values.shape[1:]), chunks=(rows, *values.shape[1:]),
                     dtype=str if text else values.dtype, dimension_names=["sample", "feature"][: values.ndim],
-                    config={"write_empty_chunks": True},
                 )  # fmt: skip
-        group = zarr.open_group(partial, mode="r+", zarr_format=3)
-        for name, values in block.items():
-            array = group[name]
-            assert isinstance(array, zarr.Array)
-            with zarr.config.set({"array.write_empty_chunks": True}):
+        with zarr.config.set({"array.write_empty_chunks": True}):  # so that a block that is missing can be told
+            group = zarr.open_group(partial, mode="r+", zarr_format=3)
+            for name, values in block.items():
+                array = group[name]
+                assert isinstance(array, zarr.Array)
                 array[done : done + len(values)] = values
         for name, values in block.items():
             chunk = partial.joinpath(name, "c", str(done // rows), *["0"] * (values.ndim - 1))
