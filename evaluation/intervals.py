@@ -77,7 +77,7 @@ def difference(
     runs = align([*first, *second])
     scores = [weighted_score(run, score) for run in runs]
     leads = [_minus(a, b) for a, b in zip(scores[: len(first)], scores[len(first) :], strict=True)]
-    return bootstrap(leads, [len(runs[0].keys)], resamples, seed)
+    return bootstrap(leads, [len(runs[0].keys)], resamples, seed, bounded=False)
 
 
 def align(runs: Sequence[Predictions]) -> list[Predictions]:
@@ -104,11 +104,12 @@ def align(runs: Sequence[Predictions]) -> list[Predictions]:
 
 def bootstrap(
     statistics: Sequence[Statistic], sizes: Sequence[int], resamples: int = RESAMPLES, seed: int = 0,
-    level: float = LEVEL,
+    level: float = LEVEL, bounded: bool = True,
 ) -> Interval:  # fmt: skip
     """BCa interval of the mean of `statistics` (one a run) over samples that are drawn within groups of `sizes`.
 
-    Runs are resampled too where there are several. Raises BandstreamError on fewer than two samples.
+    Runs are resampled too where there are several. A `bounded` score of exactly 1 (or 0) is the same in every resample;
+    its other bound is that of Clopper & Pearson (1934) for as many right (wrong) ones as the smallest group has. Raises BandstreamError on fewer than two samples.
     """
     count, runs = sum(sizes), len(statistics)
     if count < 2 or min(sizes) < 1:
@@ -130,6 +131,9 @@ def bootstrap(
         replicates = over_samples + wider * (over_runs - over_samples)
     shares = _bca_shares(estimate, replicates, _jackknife(statistics, count, rng), level)
     low, high = np.quantile(replicates, shares)
+    if bounded and estimate in (0.0, 1.0):
+        edge = ((1 - level) / 2) ** (1 / min(sizes))
+        low, high = (edge, 1.0) if estimate == 1 else (0.0, 1 - edge)
     return Interval(estimate, float(low), float(high), level, count, runs)
 
 
@@ -155,7 +159,8 @@ def _jackknife(statistics: Sequence[Statistic], count: int, rng: np.random.Gener
     for start in range(0, number, chunk):
         left_out = np.arange(start, min(start + chunk, number))[:, None] == groups
         parts.append(np.mean([statistic((~left_out).astype(np.float64)) for statistic in statistics], 0))
-    return np.concatenate(parts)
+    values = np.concatenate(parts)
+    return values[np.isfinite(values)]  # a group may have been all that one side had
 
 
 def _bca_shares(estimate: float, replicates: np.ndarray, jackknife: np.ndarray, level: float) -> np.ndarray:

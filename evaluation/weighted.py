@@ -29,7 +29,10 @@ def weighted_score(run: Predictions, score: str) -> Weighted:
 
 
 def weighted_auroc(scores: np.ndarray, positive: np.ndarray) -> Weighted:
-    """Area under the ROC curve of scores (n,) for booleans (n,): weights (B, n) → (B,); ties count half."""
+    """Area under the ROC curve of scores (n,) for booleans (n,): weights (B, n) → (B,); ties count half.
+
+    NaN where a row of weights leaves one side without samples.
+    """
     order = np.argsort(scores, kind="stable")
     first = np.flatnonzero(np.diff(scores[order], prepend=-np.inf) > 0)  # where each distinct score begins
     sign = positive[order].astype(np.float64)
@@ -39,7 +42,8 @@ def weighted_auroc(scores: np.ndarray, positive: np.ndarray) -> Weighted:
         up = np.add.reduceat(sorted_weights * sign, first, 1)  # (B, distinct)
         down = np.add.reduceat(sorted_weights * (1 - sign), first, 1)
         below = np.cumsum(down, 1) - down / 2
-        found: np.ndarray = (up * below).sum(1) / (up.sum(1) * down.sum(1))
+        pairs = up.sum(1) * down.sum(1)
+        found: np.ndarray = np.divide((up * below).sum(1), pairs, out=np.full(len(pairs), np.nan), where=pairs > 0)
         return found
 
     return auroc

@@ -4,7 +4,7 @@ Of logits float (n, K). `multi`: a sigmoid a class, for labels of which a sample
 """
 
 import numpy as np
-from scipy.special import expit, log_expit, log_softmax, logsumexp, softmax, xlogy
+from scipy.special import expit, log_expit, logsumexp, softmax, xlogy
 from sklearn.covariance import LedoitWolf
 
 from shards.errors import BandstreamError
@@ -15,8 +15,12 @@ NEIGHBOURS = 10
 
 
 def max_softmax(logits: np.ndarray, multi: bool) -> np.ndarray:
-    """-log of the largest probability (Hendrycks & Gimpel 2017): (n,). The log does not saturate where that is 1."""
-    return _negative(log_expit(logits).max(1) if multi else log_softmax(logits, 1).max(1))
+    """-log of the largest probability (Hendrycks & Gimpel 2017): (n,), also where that rounds to 1 without ties."""
+    if multi:
+        return _negative(log_expit(logits).max(1))
+    others = np.exp(logits - logits.max(1, keepdims=True))  # relative to the largest
+    np.put_along_axis(others, logits.argmax(1)[:, None], 0, 1)
+    return np.log1p(others.sum(1))
 
 
 def energy(logits: np.ndarray, multi: bool) -> np.ndarray:

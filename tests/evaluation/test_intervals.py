@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.stats import beta
 from scipy.stats import bootstrap as scipy_bootstrap
 from sklearn.metrics import roc_auc_score
 
@@ -138,6 +139,14 @@ def test_a_run_against_itself_differs_by_nothing_in_any_order_of_samples() -> No
     moved = Predictions(run.keys[order], run.truth[order], run.scores[order], run.kind, run.classes)
     found = difference([run], [moved], "macro_f1", resamples=100)
     assert (found.estimate, found.low, found.high) == (0, 0, 0)
+
+
+def test_a_perfect_score_is_no_certainty() -> None:
+    """Clopper & Pearson: 30 right of 30 are, at 95 %, a share of 0.025^(1/30) or more."""
+    found = interval([right_or_wrong(np.ones(30, bool))], "accuracy", resamples=50)
+    assert (found.low, found.high) == (pytest.approx(beta.ppf(0.025, 30, 1)), 1.0)
+    found = interval([right_or_wrong(np.zeros(30, bool))], "accuracy", resamples=50)
+    assert (found.low, found.high) == (0.0, pytest.approx(beta.ppf(0.975, 1, 30)))
 
 
 def test_what_cannot_be_compared_is_one_clear_line() -> None:
