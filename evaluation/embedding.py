@@ -6,8 +6,9 @@
     OUT/SPLIT/labels           uint8 (n, K) multi-hot or int64 (n,), where the set has labels; names in its attributes
 
 Row i is sample i of the split. A split is made in `.OUT.SPLIT.partial` beside OUT, a block of rows at a time, and
-renamed when it is whole: what stands in OUT is complete. A block is safe on disk before it is counted in `progress.json`, so
-a rerun goes on after the last one that was, and ends with the same bytes; memory holds a block and the split's keys.
+renamed when it is whole: what stands in OUT is complete. A block is safe on disk before it is counted in
+`progress.json`, so a rerun goes on after the last one that was, and ends with the same bytes; memory holds a block and
+the split's keys.
 """
 
 import hashlib
@@ -76,7 +77,8 @@ class Embedding:
             table = sample_table(self.shard_set, split, list(COLUMNS))
             loader = Loader(
                 self.shard_set, split, self.batch_size, [ViewRecipe.plain(self.view_size)], training=False,
-                device=device, threads=threads, labels=self.label[0] if self.label else None, statistics=self.statistics,
+                device=device, threads=threads, labels=self.label[0] if self.label else None,
+                statistics=self.statistics,
                 subset=np.arange(done, samples) if done else None,
             )  # fmt: skip
             try:

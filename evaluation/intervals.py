@@ -109,7 +109,8 @@ def bootstrap(
     """BCa interval of the mean of `statistics` (one a run) over samples that are drawn within groups of `sizes`.
 
     Runs are resampled too where there are several. A `bounded` score of exactly 1 (or 0) is the same in every resample;
-    its other bound is that of Clopper & Pearson (1934) for as many right (wrong) ones as the smallest group has. Raises BandstreamError on fewer than two samples.
+    its other bound is that of Clopper & Pearson (1934) for as many right (wrong) ones as the smallest group has.
+    Raises BandstreamError on fewer than two samples.
     """
     count, runs = sum(sizes), len(statistics)
     if count < 2 or min(sizes) < 1:
@@ -160,7 +161,8 @@ def _jackknife(statistics: Sequence[Statistic], count: int, rng: np.random.Gener
         left_out = np.arange(start, min(start + chunk, number))[:, None] == groups
         parts.append(np.mean([statistic((~left_out).astype(np.float64)) for statistic in statistics], 0))
     values = np.concatenate(parts)
-    return values[np.isfinite(values)]  # a group may have been all that one side had
+    finite: np.ndarray = values[np.isfinite(values)]  # a group may have been all that one side had
+    return finite
 
 
 def _bca_shares(estimate: float, replicates: np.ndarray, jackknife: np.ndarray, level: float) -> np.ndarray:

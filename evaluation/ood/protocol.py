@@ -311,8 +311,8 @@ def has_class(labels: np.ndarray, held_out: list[int]) -> np.ndarray:
     """Which samples are of one of these classes, or, multi-hot, hold one: bool (n,)."""
     if labels.ndim == 1:
         return np.isin(labels, held_out)
-    found: np.ndarray = (labels[:, held_out] > 0).any(1)
-    return found
+    held: np.ndarray = labels[:, held_out]
+    return np.asarray(held.max(1) > 0)
 
 
 def without(labels: np.ndarray, held_out: list[int], classes: int) -> np.ndarray:

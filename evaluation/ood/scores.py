@@ -20,7 +20,8 @@ def max_softmax(logits: np.ndarray, multi: bool) -> np.ndarray:
         return _negative(log_expit(logits).max(1))
     others = np.exp(logits - logits.max(1, keepdims=True))  # relative to the largest
     np.put_along_axis(others, logits.argmax(1)[:, None], 0, 1)
-    return np.log1p(others.sum(1))
+    found: np.ndarray = np.log1p(others.sum(1))
+    return found
 
 
 def energy(logits: np.ndarray, multi: bool) -> np.ndarray:
@@ -44,7 +45,8 @@ def mutual_information(passes: np.ndarray, multi: bool) -> np.ndarray:
     """
     found = mean_probabilities(passes, multi)
     each = np.mean([entropy(_probabilities(one, multi), multi) for one in passes], 0)
-    return np.maximum(entropy(found, multi) - each, 0.0)
+    disagreement: np.ndarray = np.maximum(entropy(found, multi) - each, 0.0)
+    return disagreement
 
 
 def mean_probabilities(passes: np.ndarray, multi: bool) -> np.ndarray:

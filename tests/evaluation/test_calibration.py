@@ -34,7 +34,8 @@ def test_single_label_measures_are_those_of_loops_and_scikit_learn() -> None:
     p = probabilities(logits, False)
     found = calibration(truth, logits)
     assert found["nll"] == pytest.approx(log_loss(truth, p))
-    assert found["brier"] == pytest.approx(sum((row - np.eye(4)[k]) @ (row - np.eye(4)[k]) for row, k in zip(p, truth, strict=True)) / 300)  # fmt: skip
+    apart = [row - np.eye(4)[k] for row, k in zip(p, truth, strict=True)]
+    assert found["brier"] == pytest.approx(sum(d @ d for d in apart) / 300)
     error = 0.0
     for i in range(15):
         within = (p.max(1) > i / 15) & (p.max(1) <= (i + 1) / 15)

@@ -86,6 +86,7 @@ def test_all_stages_of_an_encoder_may_be_probed(made: Path, tmp_path: Path) -> N
 def test_floors_stand_beside_what_is_evaluated_and_alone(made: Path, tmp_path: Path) -> None:
     """The floors of a run are what the same command says of statistics, and of random weights, by themselves."""
     torch.manual_seed(7)
+    (tmp_path / "run").mkdir()
     net = build_encoder("tu-resnet10t", 4, 32)
     bands = [EncoderBand(name=b, wavelength_nm=500, mean=1000, std=800) for b in ("B02", "B03", "B04", "B08")]
     save_encoder(tmp_path / "run", net, bands=bands, view_size=32, reflectance={}, data={}, recipe={}, scores={})
@@ -144,6 +145,7 @@ def test_sets_that_cannot_be_probed_are_one_clear_line(tmp_path: Path) -> None:
     untested = make_set(tmp_path / "untested", {"train": 20, "val": 20}, arrays=arrays)
     few = make_set(tmp_path / "few", {"train": 5, "test": 5}, arrays=arrays)
     net = build_encoder("tu-resnet10t", 1, 32)
+    (tmp_path / "run").mkdir()
     bands = [EncoderBand(name="B11", wavelength_nm=500, mean=1000, std=800)]
     save_encoder(tmp_path / "run", net, bands=bands, view_size=32, reflectance={}, data={}, recipe={}, scores={})
     for made, options, said in (

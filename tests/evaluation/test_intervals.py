@@ -1,4 +1,4 @@
-"""Intervals: scores from weights are the scores of repeated samples, and 95 % intervals cover in 95 % of simulations."""
+"""Scores from weights are the scores of repeated samples, and 95 % intervals cover in 95 % of simulations."""
 
 import numpy as np
 import pytest

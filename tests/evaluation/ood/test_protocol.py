@@ -54,7 +54,8 @@ def runs(sets: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> lis
         save_file({name: value.contiguous() for name, value in model.state_dict().items()}, folder / "best.safetensors")
         manifest = ShardSet.open(sets["inside"]).manifest
         content = {
-            "kind": "single", "encoder": "tu-resnet10t", "bands": BANDS, "classes": manifest.labels["land_cover"].classes,
+            "kind": "single", "encoder": "tu-resnet10t", "bands": BANDS,
+            "classes": manifest.labels["land_cover"].classes,
             "normalise": "set", "init": "scratch", "label_fraction": 1.0, "seed": 0, "recipe": {"view": {"size": 32}},
             "data": {"name": manifest.name, "manifest": manifest.fingerprint()},
         }  # fmt: skip

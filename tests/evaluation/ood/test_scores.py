@@ -115,7 +115,7 @@ def test_logit_scores_are_those_of_the_papers() -> None:
 
 def test_mahalanobis_is_scipys_with_a_shrunk_covariance() -> None:
     gaussians = scores.Mahalanobis(TRAIN, TRAIN_LABELS)
-    means = np.stack([TRAIN[TRAIN_LABELS == k].mean(0) for k in range(3)])
+    means = np.stack([TRAIN[k == TRAIN_LABELS].mean(0) for k in range(3)])
     covariance, shrinkage = ledoit_wolf(TRAIN - means[TRAIN_LABELS], assume_centered=True)
     inverse = np.linalg.inv(covariance)
     expected = [min(mahalanobis(x, mean, inverse) ** 2 for mean in means) for x in MIDDLE[:20]]
