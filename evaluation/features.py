@@ -8,6 +8,8 @@ import torch
 from torch import nn
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+PIXELS = 1 << 23
+"""Of whose quantiles `torch.quantile` is asked at once: it refuses more than 16 million."""
 Features = Callable[[torch.Tensor], torch.Tensor]
 """Standardised views (N, C, H, W) → features (N, D)."""
 
@@ -15,7 +17,9 @@ Features = Callable[[torch.Tensor], torch.Tensor]
 def image_statistics(views: torch.Tensor) -> torch.Tensor:
     """Per band mean, standard deviation and five quantiles of (N, C, H, W): (N, 7 C). The first floor."""
     pixels = views.float().flatten(2)
-    quantiles = torch.quantile(pixels, torch.tensor(QUANTILES, device=views.device), dim=2)  # (5, N, C)
+    levels = torch.tensor(QUANTILES, device=views.device)
+    parts = pixels.split(max(1, PIXELS // pixels[:1].numel()))
+    quantiles = torch.cat([torch.quantile(part, levels, dim=2) for part in parts], 1)  # (5, N, C)
     return torch.cat([pixels.mean(2), pixels.std(2), *quantiles], 1)
 
 

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.special import logit
 
 from cli import bandstream
+from evaluation.calibration import calibration
 from evaluation.intervals import interval
 from evaluation.metrics import multilabel
 from evaluation.predictions import load_predictions
@@ -93,7 +95,8 @@ def test_floors_stand_beside_what_is_evaluated_and_alone(made: Path, tmp_path: P
     found = {}
     for name, encoder in {"run": tmp_path / "run", "random": "random:tu-resnet10t", "statistics": "statistics"}.items():
         out = tmp_path / f"of {name}"
-        call("evaluate", made, "--encoder", encoder, "--device", "cpu", "--threads", 1, "--view-size", 32, "--out", out)
+        options = ("--protocol", "knn", "--device", "cpu", "--threads", 1, "--view-size", 32)
+        call("evaluate", made, "--encoder", encoder, *options, "--out", out)
         found[name] = json.loads((out / "results.json").read_text())
     main = found["run"]
     assert main["encoder"] == "pretrained tu-resnet10t" and set(main["floors"]) == {
@@ -113,8 +116,16 @@ def test_floors_stand_beside_what_is_evaluated_and_alone(made: Path, tmp_path: P
     again = multilabel(kept.truth, kept.scores, kept.classes)
     assert again["macro_map"] == pytest.approx(main["test"]["macro_map"], abs=1e-6)
     assert interval([kept], "macro_map", resamples=1000).as_dict() == main["intervals"]["macro_map"]
-    assert main["calibration"]["scaled"]["nll"] <= main["calibration"]["as_is"]["nll"] + 0.05
-    assert (tmp_path / "of run" / "reliability.png").exists()
+
+
+def test_linear_probes_say_how_far_their_probabilities_can_be_believed(made: Path, tmp_path: Path) -> None:
+    call("evaluate", made, "--encoder", "statistics", "--device", "cpu", "--threads", 1, "--out", tmp_path / "out")
+    found = json.loads((tmp_path / "out" / "results.json").read_text())["calibration"]
+    kept = load_predictions(tmp_path / "out")
+    again = calibration(kept.truth, logit(np.clip(kept.scores.astype(np.float64), 1e-7, 1 - 1e-7)))
+    assert found["as_is"]["ece"] == pytest.approx(again["ece"], abs=1e-3)
+    assert found["as_is"]["brier"] == pytest.approx(again["brier"], abs=1e-4) and found["temperature"] > 0
+    assert Image.open(tmp_path / "out" / "reliability.png").size[0] > 300
 
 
 @pytest.mark.parametrize(("protocol", "score", "picture"), [
