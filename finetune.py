@@ -104,9 +104,8 @@ def finetune(
     from training.mixing import mix
     from training.monitor import Monitor
     from training.optimiser import build_optimiser, set_learning_rate
-    from training.plateau import Plateau
     from training.precision import in_bfloat16
-    from training.schedule import warmup_cosine
+    from training.schedule import Plateau, rate_curve
     from training.seeds import RESULTS, SETTINGS, digest, finished
     from training.unfreezing import learning_rate_groups, training_mode, unfreeze
 
@@ -162,9 +161,7 @@ def finetune(
     held_out = {split: Loader(shard_set, split, 2 * recipe.batch_size, [plain], training=False, subset=chosen, **shared)
                 for split, chosen in looked_at.items()}  # fmt: skip
     steps, warmup = (int(epochs * len(loader)) for epochs in (recipe.epochs, recipe.warmup_epochs))
-    rates = warmup_cosine(recipe.lr, steps, warmup)
-    if recipe.schedule != "cosine":
-        rates[warmup:] = recipe.lr
+    rates = rate_curve(recipe.schedule, recipe.lr, steps, warmup)
     plateau, rng = Plateau(recipe.plateau_patience, recipe.plateau_factor), np.random.default_rng(recipe.seed)
 
     # -- the loop ------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from shards.errors import BandstreamError
 from training.finetuning import FineTuning
 from training.mixing import mix
 from training.optimiser import build_optimiser, set_learning_rate
-from training.plateau import Plateau
+from training.schedule import Plateau
 from training.seeds import RESULTS, SETTINGS, finished, parse_seeds, write_summary
 from training.unfreezing import learning_rate_groups, training_mode, unfreeze
 
