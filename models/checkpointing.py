@@ -17,12 +17,14 @@ def set_checkpointing(net: nn.Module, name: str, on: bool) -> None:
     timm's models bring their own; in smp's ResNets and in `cnn` it is the blocks of each stage. Raises BandstreamError
     for encoders that have neither.
     """
-    inner = getattr(net, "model", net)  # smp's wrapper of timm's models
+    inner: Any = getattr(net, "model", net)  # smp's wrapper of timm's models
     if hasattr(inner, "set_grad_checkpointing"):
         try:
             inner.set_grad_checkpointing(on)
         except (AssertionError, NotImplementedError) as error:
-            raise BandstreamError(f"{name} has no activation checkpointing ({error}): leave checkpointing off") from None
+            raise BandstreamError(
+                f"{name} has no activation checkpointing ({error}): leave checkpointing off"
+            ) from None
     else:
         blocks = [
             block
@@ -41,16 +43,18 @@ def set_checkpointing(net: nn.Module, name: str, on: bool) -> None:
             for handle in module.__dict__.pop("_once", ()):
                 handle.remove()
             if on and module.track_running_stats:
-                module._once = (  # type: ignore[assignment]
-                    module.register_forward_pre_hook(_pause), module.register_forward_hook(_go_on, always_call=True),
-                )  # fmt: skip
+                hooks = module.register_forward_pre_hook(_pause), module.register_forward_hook(_go_on, always_call=True)
+                module.__dict__["_once"] = hooks
 
 
 def _pause(norm: Any, inputs: Any) -> None:
-    # a block that is computed again sees its batch a second time: running statistics must not count it twice
-    if torch._C._current_graph_task_id() != -1:  # as torch.utils.checkpoint itself asks: are we in a backward pass?
-        norm.track_running_stats = False
+    # A block that is computed again sees its batch a second time, which running statistics must not count: with a
+    # momentum of 0 they stay, and the counter is a copy. (Without them other tensors would be saved than at first.)
+    if torch._C._current_graph_task_id() != -1:  # as torch.utils.checkpoint itself asks: is this a backward pass?
+        norm.__dict__["_counted"] = norm.momentum, norm.num_batches_tracked
+        norm.momentum, norm.num_batches_tracked = 0.0, norm.num_batches_tracked.clone()
 
 
 def _go_on(norm: Any, inputs: Any, output: Any) -> None:
-    norm.track_running_stats = True
+    if "_counted" in norm.__dict__:
+        norm.momentum, norm.num_batches_tracked = norm.__dict__.pop("_counted")

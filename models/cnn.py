@@ -9,7 +9,7 @@ NAME = "cnn"
 WIDTHS = (32, 64, 128, 256, 256)
 
 
-class PlainCNN(nn.Module, EncoderMixin):  # type: ignore[misc]
+class PlainCNN(nn.Module, EncoderMixin):
     """Six 3×3 convolutions, each with batch normalisation and ReLU; 1.13 M weights at 12 bands.
 
     (N, C, H, W) → six maps: the input itself, and those at strides 2, 4, 8, 16 and 32 with `WIDTHS` channels, as

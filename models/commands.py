@@ -13,8 +13,8 @@ import click
 def push(run: Path, destination: str, licence: str | None, private: bool) -> None:
     """Give RUN's encoder away, with its description and model card.
 
-    To the repository user/name on the Hugging Face Hub (HF_TOKEN says who you are, HF_ENDPOINT names another server), or
-    to a folder: any path that exists or is not of the shape user/name, such as ./user/name.
+    To the repository user/name on the Hugging Face Hub (HF_TOKEN says who you are, HF_ENDPOINT names another server),
+    or to a folder: any path that exists or is not of the shape user/name, such as ./user/name.
     """
     from models.hub import push_encoder
 

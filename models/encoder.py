@@ -21,9 +21,10 @@ NO_WEIGHTS, IMAGENET = "none", "imagenet"
 class Encoder(nn.Module):
     """An encoder whose features always come out the same way: (N, C, H, W) → (N, `num_features`).
 
-    `net` is the library's own module, untouched, so that its weights load elsewhere without renaming; `options` are what
-    it was made with beside its name and channels. The features of smp's encoders are their last map, averaged over the
-    picture; those of timm's models are what timm pools. `adaptation` says how its stem came from other bands, if it did.
+    `net` is the library's own module, untouched, so that its weights load elsewhere without renaming; `options` are
+    what it was made with beside its name and channels. The features of smp's encoders are their last map, averaged over
+    the picture; those of timm's models are what timm pools. `adaptation` says how its stem came from other bands, if it
+    did.
     """
 
     def __init__(
@@ -108,7 +109,8 @@ def make_encoder(name: str, in_channels: int, view_size: int | None, **pretraine
     # transformers are made for `view_size`, and take other sizes too where timm can interpolate their positions
     if library == "timm":
         sized = {"img_size": view_size}
-        kinds = [sized | {"dynamic_img_size": True, "dynamic_img_pad": True}, sized | {"strict_img_size": False}, sized, {}]
+        dynamic = {"dynamic_img_size": True, "dynamic_img_pad": True}
+        kinds = [sized | dynamic, sized | {"strict_img_size": False}, sized, {}]
     elif name.startswith("tu-swin"):
         kinds = [{"img_size": view_size, "strict_img_size": False}]
     errors: tuple[type[Exception], ...] = (AssertionError, KeyError, RuntimeError, ValueError)

@@ -51,6 +51,7 @@ def save_encoder(
         adapted=encoder.adaptation,
     )
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.net.state_dict().items()}
+    folder.mkdir(parents=True, exist_ok=True)
     atomic.write_bytes(folder / WEIGHTS, save(state))
     atomic.write_text(folder / CARD, model_card(info))
     atomic.write_json(folder / DESCRIPTION, info.model_dump(mode="json"))
@@ -77,7 +78,7 @@ def load_encoder(
     except FileNotFoundError as error:
         missing = Path(error.filename or folder).name
         raise BandstreamError(
-            f"{source} holds no encoder ({missing} is missing): name the folder of a finished run, or user/name on the Hub"
+            f"{source} holds no encoder ({missing} is missing): name the folder of a finished run, or a repository"
         ) from None
     except (OSError, SafetensorError) as error:
         first = str(error).splitlines()[0]

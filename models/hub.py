@@ -48,8 +48,8 @@ def local_folder(source: str | Path) -> Path:
         paths = [Path(api.hf_hub_download(repo, name, revision=revision)) for name in (DESCRIPTION, WEIGHTS)]
     except Exception as error:  # the network stack raises its own kinds
         raise BandstreamError(
-            f"{source} is no folder here and could not be fetched from {api.endpoint} ({_said(error)}): check the name, "
-            "HF_TOKEN if it is private, and the network"
+            f"{source} is no folder here and could not be fetched from {api.endpoint} ({_said(error)}): check the "
+            "name, HF_TOKEN if it is private, and the network"
         ) from None
     return paths[0].parent
 

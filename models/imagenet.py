@@ -55,14 +55,14 @@ def _fetched(name: str, view_size: int | None) -> Encoder:
     except Exception as error:  # libraries and network stacks raise their own kinds
         said = (str(error).splitlines() or [""])[0]
         raise BandstreamError(
-            f"the ImageNet weights of {name} could not be fetched ({type(error).__name__}: {said}): fetch them once where "
+            f"the ImageNet weights of {name} could not be fetched ({type(error).__name__}: {said}): fetch them where "
             "huggingface.co can be reached (HF_HOME names the cache), give weights a .safetensors file of them, or none"
         ) from None
 
 
 def _read(name: str, view_size: int | None, file: Path) -> Encoder:
     if file.suffix != ".safetensors":
-        raise BandstreamError(f"weights {str(file)!r}: take none, imagenet, or a .safetensors file of {name}'s RGB weights")
+        raise BandstreamError(f"weights {str(file)!r}: take none, imagenet, or a .safetensors file of a {name}")
     try:
         held = load_file(file)
     except (OSError, SafetensorError) as error:

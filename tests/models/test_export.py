@@ -1,11 +1,14 @@
 """Encoders that travel: into smp, into other bands, and not into anything else."""
 
 import json
+import math
+import subprocess
+import sys
 
 import pytest
 import segmentation_models_pytorch as smp
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from models.encoder import build_encoder
 from models.export import EncoderBand, load_encoder, save_encoder
@@ -102,6 +105,95 @@ def test_folders_that_hold_no_encoder_are_told_apart(tmp_path):
     (tmp_path / "encoder.json").write_text(json.dumps(info | {"surprise": 1}))
     with pytest.raises(BandstreamError, match="surprise|cannot be read"):
         load_encoder(tmp_path)
+
+
+def hostile(folder, how):
+    """Spoil an export in one way."""
+    described, weights = folder / "encoder.json", folder / "encoder.safetensors"
+    info = json.loads(described.read_text())
+    state = {name: tensor.clone() for name, tensor in load_file(weights).items()}  # not the file that is spoilt
+    band = info["bands"][0]
+    if how == "a tensor of another shape":
+        state["layer1.0.conv1.weight"] = torch.zeros(64, 64, 5, 5)
+    elif how == "a tensor too many":
+        state["fc.weight"] = torch.zeros(10, 512)
+    elif how == "a tensor missing":
+        del state["layer4.1.bn2.running_var"]
+    elif how == "numbers that are whole":
+        state["bn1.bias"] = torch.zeros(64, dtype=torch.int32)
+    elif how == "not a number":
+        state["bn1.bias"][3] = math.nan
+    elif how == "other bands than the weights":
+        info["bands"] = info["bands"][:3]
+    elif how == "a band twice":
+        info["bands"][1] = band
+    elif how == "deep":
+        described.write_text("[" * 100_000)
+        return
+    elif how == "long":
+        described.write_text(json.dumps(info | {"data": {"text": "x" * 5_000_000}}))
+        return
+    elif how == "a list":
+        described.write_text("[1, 2]")
+        return
+    elif how == "bytes":
+        described.write_bytes(bytes(range(256)))
+        return
+    elif how == "a pickle":
+        torch.save(state, weights)
+        return
+    elif how == "a header that lies":
+        data = weights.read_bytes()
+        weights.write_bytes((2**62).to_bytes(8, "little") + data[8:])
+        return
+    elif how == "statistics of nothing":
+        band["std"] = 0
+    elif how == "a giant":
+        info["encoder"], info["library"] = "vit_giant_patch14_224", "timm"
+    elif how == "a view too large":
+        info["view_size"] = 10**9
+    elif how == "other features":
+        info["num_features"] = 7
+    elif how == "code":
+        info["encoder"] = "hf-hub:someone/else"
+    described.write_text(json.dumps(info))
+    save_file(state, weights)
+
+
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        ("a tensor of another shape", r"layer1.0.conv1.weight is \(64, 64, 5, 5\), not \(64, 64, 3, 3\)"),
+        ("a tensor too many", "it has no fc.weight"),
+        ("a tensor missing", "layer4.1.bn2.running_var is missing"),
+        ("numbers that are whole", "bn1.bias is of type I32"),
+        ("not a number", "not finite"),
+        ("other bands than the weights", "resnet18 on 3 bands: conv1.weight"),
+        ("a band twice", "names a band twice"),
+        ("deep", "cannot be read"),
+        ("long", "longer than 4 MiB"),
+        ("a list", "cannot be read"),
+        ("bytes", "cannot be read"),
+        ("a pickle", "cannot be read"),
+        ("a header that lies", "cannot be read"),
+        ("statistics of nothing", "bands.0.std"),
+        ("a giant", "vit_giant_patch14_224 on 12 bands: cls_token is missing"),
+        ("a view too large", "view_size"),
+        ("other features", "says 7 features"),
+        ("code", "no encoder 'hf-hub:someone/else'"),
+    ],
+)
+def test_hostile_files_are_refused_in_one_line(tmp_path, how, told):
+    export(tmp_path)
+    hostile(tmp_path, how)
+    with pytest.raises(BandstreamError, match=told) as error:
+        load_encoder(tmp_path)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 600
+
+
+def test_importing_the_room_is_cheap():
+    code = "import sys, models; assert 'torch' not in sys.modules; models.load_encoder; assert 'torch' in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize(
