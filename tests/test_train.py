@@ -12,18 +12,30 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from models.objectives import METHODS
 from shards.errors import BandstreamError
 from tests.pipeline.making import make_set
 from train import main
 from training.checkpoint import checkpoints
 
 ROOT = Path(__file__).parent.parent
-SMALL = ["--encoder", "tu-resnet10t", "--view-size", "32", "--batch-size", "8", "--device", "cpu", "--threads", "1"]
+SMALL = ["--encoder", "cnn", "--view-size", "32", "--batch-size", "8", "--device", "cpu", "--threads", "1"]
 
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
-    return make_set(tmp_path_factory.mktemp("train") / "set", {"train": 44})
+    return make_set(tmp_path_factory.mktemp("train") / "set", {"train": 44, "val": 12})
+
+
+@pytest.fixture(scope="module")
+def moving(tmp_path_factory):
+    """A method with a momentum encoder, and an average of the encoder's weights beside it."""
+    path = tmp_path_factory.mktemp("recipe") / "byol.toml"
+    path.write_text(
+        'method = "byol"\nema = 0.9\nlr = 2.0\nlog_steps = 1\n'
+        "[objective]\nprojection_hidden = 32\nprojection_out = 16\nprediction_hidden = 32\n"
+    )
+    return path
 
 
 def command(shards, out, *options):
@@ -39,9 +51,10 @@ def logged(out):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(shards, tmp_path_factory):
+def undisturbed(shards, moving, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "undisturbed"
-    result = train(shards, out, "--epochs", "4", "--checkpoint-steps", "2", cwd=out.parent)
+    options = ["--epochs", "4", "--checkpoint-steps", "2", "--recipe", str(moving)]
+    result = train(shards, out, *options, cwd=out.parent)
     assert result.returncode == 0, result.stderr
     return out
 
@@ -54,7 +67,29 @@ def test_a_run_leaves_what_it_promises(undisturbed):
     assert summary["steps"] == 20 and summary["samples_left_out_per_epoch"] == 4
     last = logged(undisturbed)[-1]
     assert last["step"] == 19
-    assert set(last) >= {"loss", "top1", "top5", "feature_std", "lr", "samples_per_s", "waiting", "gradient_norm"}
+    assert set(last) >= {"loss", "feature_std", "encoder_std", "effective_rank", "alignment", "uniformity", "lr",
+                         "samples_per_s", "waiting", "gradient_norm", "val_loss", "knn", "knn_random",
+                         "knn_statistics"}  # fmt: skip
+    assert set(json.loads((undisturbed / "floors.json").read_text())["scores"]) == {"knn_random", "knn_statistics"}
+    best = json.loads((undisturbed / "summary.json").read_text())["best_step"]
+    scored = {line["step"] + 1: line["knn"] for line in logged(undisturbed) if "knn" in line}
+    assert sorted(scored) == [5, 10, 15, 20] and scored[best] == max(scored.values())
+    assert torch.load(undisturbed / "checkpoints" / "best.pt", weights_only=True)["step"] == best
+
+
+def test_the_recipe_that_is_kept_leaves_nothing_open(undisturbed):
+    recipe = json.loads((undisturbed / "recipe.json").read_text())
+    assert (recipe["method"], recipe["optimiser"], recipe["lr_scaling"]) == ("byol", "lars", "linear")
+    assert None not in (recipe["weight_decay"], recipe["momentum"], recipe["warmup_epochs"])
+    assert recipe["objective"]["momentum"] > 0.9 and recipe["objective"]["projection_out"] == 16
+
+
+def test_the_average_is_what_is_exported(undisturbed):
+    saved = torch.load(undisturbed / "checkpoints" / "step-000000020.pt", weights_only=True)
+    exported = load_file(undisturbed / "encoder.safetensors")
+    averaged = {name.removeprefix("net."): value for name, value in saved["average"]["encoder"].items()}
+    assert exported.keys() == averaged.keys() and all(exported[name].equal(averaged[name]) for name in exported)
+    assert any(not averaged[name].equal(saved["model"][f"encoder.net.{name}"]) for name in averaged)
 
 
 def weights_equal(one, other):
@@ -62,10 +97,10 @@ def weights_equal(one, other):
     return first.keys() == second.keys() and all(first[k].equal(second[k]) for k in first)
 
 
-@pytest.mark.parametrize(("kind", "after"), [(signal.SIGKILL, 5), (signal.SIGTERM, 11)])
-def test_killed_and_resumed_ends_with_the_same_weights(shards, undisturbed, tmp_path, kind, after):
+@pytest.mark.parametrize(("kind", "after"), [(signal.SIGKILL, 6), (signal.SIGUSR1, 11)])
+def test_killed_and_resumed_ends_with_the_same_weights(shards, moving, undisturbed, tmp_path, kind, after):
     out = tmp_path / "run"
-    options = ["--epochs", "4", "--checkpoint-steps", "2"]
+    options = ["--epochs", "4", "--checkpoint-steps", "2", "--recipe", str(moving)]
     child = subprocess.Popen(
         command(shards, out, *options), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -83,22 +118,24 @@ def test_killed_and_resumed_ends_with_the_same_weights(shards, undisturbed, tmp_
     result = train(shards, out, *options, "--resume")
     assert result.returncode == 0, result.stderr
     assert weights_equal(out, undisturbed)
-    steps = [line["step"] for line in logged(out)]
-    assert steps == sorted(set(steps)) and steps[-1] == 19
+    timed = ("samples_per_s", "waiting")
+    for one, other in zip(logged(out), logged(undisturbed), strict=True):
+        assert {k: v for k, v in one.items() if k not in timed} == {k: v for k, v in other.items() if k not in timed}
 
 
-def test_resuming_with_another_recipe_names_what_changed(shards, undisturbed):
-    options = [str(shards), "--out", str(undisturbed), *SMALL, "--epochs", "5", "--resume"]
+def test_resuming_with_another_recipe_names_what_changed(shards, moving, undisturbed):
+    options = [str(shards), "--out", str(undisturbed), *SMALL, "--epochs", "5", "--resume", "--recipe", str(moving)]
     with pytest.raises(BandstreamError, match="another epochs"):
         main(options, standalone_mode=False)
 
 
-def test_resuming_a_finished_run_exports_it_again(shards, undisturbed, tmp_path):
+def test_resuming_a_finished_run_exports_it_again(shards, moving, undisturbed, tmp_path):
     out = tmp_path / "run"
     shutil.copytree(undisturbed, out)
     for name in ("encoder.safetensors", "encoder.json", "README.md"):  # as if killed just before
         (out / name).unlink()
-    options = [str(shards), "--out", str(out), *SMALL, "--epochs", "4", "--checkpoint-steps", "7", "--resume"]
+    options = [str(shards), "--out", str(out), *SMALL, "--epochs", "4", "--checkpoint-steps", "7", "--resume",
+               "--recipe", str(moving)]  # fmt: skip
     main(options, standalone_mode=False)
     for name in ("encoder.safetensors", "encoder.json", "README.md"):
         assert (out / name).read_bytes() == (undisturbed / name).read_bytes().replace(
@@ -116,14 +153,27 @@ def test_killed_before_anything_was_saved_the_same_command_begins(shards, undist
     assert [line["step"] for line in logged(out)] == [0, 4]
 
 
-def test_two_ranks_train_together(shards, tmp_path):
-    out = tmp_path / "run"
+def test_two_ranks_are_one_process_with_the_joined_batch(shards, tmp_path):
+    """An encoder and heads without batch statistics; two micro-batches on each rank; two local views."""
+    recipe = tmp_path / "layer.toml"
+    recipe.write_text(
+        'optimiser = "sgd"\nlr = 0.1\nlr_scaling = "none"\naccumulate = 2\nlocal_views = 2\nlog_steps = 1\n'
+        'precision = "float32"\n[local_view]\nsize = 16\n[objective]\nhead_norm = "layer"\nprojection_hidden = 32\n'
+    )
+    one, two = tmp_path / "one", tmp_path / "two"
+    options = ["--epochs", "2", "--recipe", str(recipe), "--encoder", "test_vit"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    options = command(shards, out, "--epochs", "1")[1:]
-    result = subprocess.run([*torchrun, *options], capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    assert json.loads((out / "summary.json").read_text())["processes"] == 2
-    assert len([line for line in result.stdout.splitlines() if "steps an epoch" in line]) == 1
+    both = subprocess.run([*torchrun, *command(shards, two, *options)[1:]], capture_output=True, text=True, cwd=tmp_path)
+    assert both.returncode == 0, both.stderr
+    main(command(shards, one, *options)[2:], standalone_mode=False)
+    assert json.loads((two / "summary.json").read_text())["processes"] == 2
+    assert len([line for line in both.stdout.splitlines() if "steps an epoch" in line]) == 1
+    first, second = (load_file(folder / "encoder.safetensors") for folder in (one, two))
+    for name, value in first.items():
+        torch.testing.assert_close(second[name], value, rtol=1e-3, atol=1e-5, msg=name)
+    for mine, theirs in zip(logged(one), logged(two), strict=True):
+        for name in ("loss", "top1", "gradient_norm", "val_loss", "knn", "knn_statistics"):
+            assert mine.get(name) == pytest.approx(theirs.get(name), rel=1e-4), (name, mine["step"])
 
 
 def test_a_learning_rate_far_too_high_is_stopped_and_named(shards, tmp_path):
@@ -162,3 +212,66 @@ def test_a_pair_may_be_of_two_dates_and_two_recipes(shards, tmp_path):
     assert (told["seasons"], told["view"]["cutout"], told["second_view"]["cutout"]) == ("different", 0, 1)
     with pytest.raises(BandstreamError, match="holds one date of each place"):
         main([str(shards), "--out", str(tmp_path / "other"), *options], standalone_mode=False)
+
+
+ROLLBACK = 'optimiser = "sgd"\nlr = 1e6\nwarmup_epochs = 0\nlog_steps = 1\non_nan = "rollback"\n[watch]\n'
+
+
+def test_a_run_that_breaks_goes_back_and_on_at_a_lower_rate(shards, tmp_path):
+    recipe, out = tmp_path / "high.toml", tmp_path / "run"
+    recipe.write_text(ROLLBACK + "rollback_factor = 1e-9\n")
+    main(command(shards, out, "--recipe", str(recipe), "--epochs", "3")[2:], standalone_mode=False)
+    events = [line for line in logged(out) if "event" in line]
+    assert [line["rollbacks"] for line in events] == [1] and "back to the weights of step 0" in events[0]["event"]
+    last = logged(out)[-1]
+    assert last["step"] == 14 and last["lr"] < 1e-3 and last["loss"] < 10
+    assert json.loads((out / "summary.json").read_text())["rollbacks"] == 1
+
+
+def test_rollbacks_come_to_an_end(shards, tmp_path):
+    recipe, out = tmp_path / "high.toml", tmp_path / "run"
+    recipe.write_text(ROLLBACK + "rollback_factor = 1.0\nrollbacks = 2\n")
+    with pytest.raises(BandstreamError, match="after 2 rollbacks: lower --lr"):
+        main(command(shards, out, "--recipe", str(recipe), "--epochs", "30")[2:], standalone_mode=False)
+
+
+def test_early_stopping_exports_the_best(shards, tmp_path):
+    recipe, out = tmp_path / "early.toml", tmp_path / "run"
+    recipe.write_text('optimiser = "sgd"\nlr = 1e-12\nwarmup_epochs = 0\nearly_stopping = 2\nschedule = "plateau"\nplateau_patience = 0\n')
+    main(command(shards, out, "--recipe", str(recipe), "--epochs", "30")[2:], standalone_mode=False)
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["stopped_early"] and summary["steps"] == summary["exported_step"] + 10 < 150
+    rates = [line["lr"] for line in logged(out)]
+    assert rates[-1] < 0.5 * rates[0]
+    best = torch.load(out / "checkpoints" / "best.pt", weights_only=True)
+    assert best["step"] == summary["exported_step"]
+    exported = load_file(out / "encoder.safetensors")
+    assert all(value.equal(best["model"][f"encoder.net.{name}"]) for name, value in exported.items())
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_every_method_with_all_that_a_recipe_can_switch_on(shards, undisturbed, tmp_path, method):
+    recipe, out = tmp_path / "all.toml", tmp_path / "run"
+    known = METHODS[method].Knobs.model_fields
+    small = "".join(f"{name} = 16\n" for name in known if name.endswith(("_hidden", "_out")) or name == "queue")
+    recipe.write_text(
+        f'method = "{method}"\nepochs = 1\nlocal_views = 1\naccumulate = 2\nema = 0.9\ncheckpointing = true\nclip = 1.0\n'
+        f'precision = "bfloat16"\n[local_view]\nsize = 16\n[objective]\n{small}'
+    )
+    main(command(shards, out, "--recipe", str(recipe), "--init", str(undisturbed))[2:], standalone_mode=False)
+    lines = logged(out)
+    assert lines[-1]["step"] == 4 and all(line["loss"] == line["loss"] for line in lines)
+    assert json.loads((out / "recipe.json").read_text())["encoder"] == "cnn"
+
+
+def test_a_run_begins_with_the_encoder_of_another(shards, undisturbed, tmp_path):
+    recipe, out = tmp_path / "still.toml", tmp_path / "run"
+    recipe.write_text('optimiser = "sgd"\nlr = 1e-12\nweight_decay = 0.0\nepochs = 1\n')
+    options = [str(shards), "--out", str(out), "--init", str(undisturbed), "--recipe", str(recipe), "--batch-size", "8",
+               "--device", "cpu", "--threads", "1", "--view-size", "32"]  # fmt: skip
+    main(options, standalone_mode=False)
+    first, second = (load_file(folder / "encoder.safetensors") for folder in (undisturbed, out))
+    for name in first:
+        if "running" not in name and "tracked" not in name:
+            torch.testing.assert_close(first[name], second[name])
+    main([*options, "--resume"], standalone_mode=False)  # its architecture is the other run's, also when resumed

@@ -49,7 +49,8 @@ def effective_rank(x: torch.Tensor) -> torch.Tensor:
     """Exponential of the entropy of the singular values of (n, D), centred: Roy and Vetterli 2007. At most n - 1."""
     centred = (x.float() - x.float().mean(0)).double()
     gram = centred @ centred.T if len(centred) < centred.shape[1] else centred.T @ centred
-    singular = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt()
+    # numbers that are not finite are found elsewhere; the decomposition would raise
+    singular = torch.linalg.eigvalsh(gram.nan_to_num(0, 0, 0)).clamp(min=0).sqrt()
     share = singular / singular.sum().clamp(min=1e-300)
     return torch.special.entr(share).sum().exp().float()
 

@@ -1,35 +1,38 @@
-"""Recipes, schedules, optimisers, checkpoints and the monitor."""
+"""Recipes, checkpoints and the monitor."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from models.objectives import METHODS
 from shards.errors import BandstreamError
-from training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from training.checkpoint import checkpoints, load_checkpoint, name_checkpoint, save_checkpoint
 from training.finetuning import FineTuning
-from training.monitor import Monitor, read_metrics
-from training.optimiser import build_optimiser, set_learning_rate
+from training.monitor import Monitor, read_metrics, redraw
 from training.recipe import Pretraining
-from training.schedule import warmup_cosine
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=str)
 def test_every_recipe_is_valid(path):
-    tunes = path.stem.endswith(("-classify", "-segment", "-finetune", "-linear", "-supervised"))
-    (FineTuning if tunes else Pretraining).read(path, {})
+    if path.stem.endswith(("-classify", "-segment", "-finetune", "-linear", "-supervised")):
+        FineTuning.read(path, {})
+    else:
+        Pretraining.read(path, {}).resolved()
 
 
 def test_options_override_the_recipe_and_reach_into_tables(tmp_path):
     path = tmp_path / "r.toml"
     path.write_text('encoder = "resnet50"\nepochs = 3\n[view]\nsize = 64\n')
     recipe = Pretraining.read(path, {"epochs": 5, "lr": None, "view.size": 32})
-    assert (recipe.encoder, recipe.epochs, recipe.view.size, recipe.lr) == ("resnet50", 5, 32, 1e-3)
+    assert (recipe.encoder, recipe.epochs, recipe.view.size, recipe.lr) == ("resnet50", 5, 32, None)
     assert FineTuning.read(None, {}).view.size is None
 
 
@@ -39,6 +42,8 @@ def test_options_override_the_recipe_and_reach_into_tables(tmp_path):
         ("epoch = 3", "epoch: Extra inputs"),
         ("epochs = 0", "epochs: Input should be greater than or equal to 1"),
         ("[view]\nblur = 2.0", "view.blur"),
+        ("batch_size = 64\naccumulate = 3", "64 is not 3"),
+        ("validate_epochs = 0\nearly_stopping = 3", "need validations"),
         ("[view]\nsizes = 2", "view.sizes: Extra"),
         ("epochs = ", "cannot be read"),
     ],
@@ -55,29 +60,32 @@ def test_wrong_recipes_are_refused_by_name(tmp_path, text, named):
         Pretraining.read(path, {"view.size": 32})
 
 
-def test_the_schedule_rises_straight_and_falls_like_a_cosine():
-    rates = warmup_cosine(2.0, 110, 10)
-    assert len(rates) == 110
-    np.testing.assert_allclose(rates[:10], np.arange(1, 11) / 10 * 2)
-    np.testing.assert_allclose(rates[10:], [1 + np.cos(np.pi * t / 100) for t in range(100)])
-    assert warmup_cosine(1.0, 3, 10).tolist() == [1 / 3, 2 / 3, 1.0]
-    assert warmup_cosine(1.0, 4, 0)[0] == 1.0
+def test_what_a_recipe_leaves_out_is_as_in_the_methods_paper():
+    simclr = Pretraining(batch_size=512, epochs=200).resolved()
+    assert (simclr.optimiser, simclr.lr, simclr.peak_lr, simclr.warmup_epochs) == ("lars", 0.3, 0.6, 10)
+    assert simclr.objective["temperature"] > 0 and simclr.momentum == 0.9
+    assert simclr.resolved() == simclr
+    assert Pretraining(epochs=5).resolved().warmup_epochs == 0.5  # a tenth of the run at most
+    other = Pretraining(optimiser="adamw", weight_decay=0.5).resolved()  # LARS's rate would mean nothing to it
+    assert (other.lr, other.peak_lr, other.weight_decay, other.lr_scaling) == (1e-3, 1e-3, 0.5, "none")
+    assert Pretraining(lr=0.4, lr_scaling="sqrt", batch_size=64).resolved().peak_lr == pytest.approx(0.2)
 
 
-@pytest.mark.parametrize("name", ["adamw", "sgd"])
-def test_norms_and_biases_are_not_decayed(name):
-    body, head = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), nn.Linear(4, 2)
-    optimiser = build_optimiser({body: 0.1, head: 1.0}, name, 0.3)
-    set_learning_rate(optimiser, 2.0)
-    for group in optimiser.param_groups:
-        for parameter in group["params"]:
-            assert group["weight_decay"] == (0.3 if parameter.ndim > 1 else 0)
-            assert group["lr"] == (0.2 if any(parameter is p for p in body.parameters()) else 2.0)
-    trained = {id(p) for group in optimiser.param_groups for p in group["params"]}
-    assert trained == {id(p) for module in (body, head) for p in module.parameters()}
-    body.requires_grad_(False)
-    frozen = build_optimiser({body: 0.1, head: 1.0}, name, 0.3)
-    assert sum(len(group["params"]) for group in frozen.param_groups) == 2
+def test_every_method_resolves_and_names_wrong_knobs():
+    for method in METHODS:
+        recipe = Pretraining(method=method).resolved()
+        assert None not in (recipe.optimiser, recipe.lr, recipe.lr_scaling, recipe.weight_decay, recipe.momentum)
+        assert Pretraining.model_validate(recipe.model_dump(mode="json")) == recipe
+    with pytest.raises(BandstreamError, match="temperatur: Extra"):
+        Pretraining(objective={"temperatur": 1}).resolved()
+    with pytest.raises(BandstreamError, match="no method 'simclt': did you mean simclr"):
+        Pretraining(method="simclt").resolved()
+
+
+def test_views_are_two_and_then_the_local_ones():
+    recipe = Pretraining(local_views=3, local_view={"size": 24, "crop_scale": (0.1, 0.2)})
+    assert [view.size for view in recipe.views] == [112, 112, 24, 24, 24]
+    assert recipe.views[4].crop_scale == (0.1, 0.2) and recipe.views[0] == recipe.view
 
 
 def test_the_newest_whole_checkpoint_is_found_and_old_ones_go(tmp_path):
@@ -89,6 +97,25 @@ def test_the_newest_whole_checkpoint_is_found_and_old_ones_go(tmp_path):
     assert state["step"] == 30 and state["x"].tolist() == [0, 1, 2]
     with pytest.raises(BandstreamError, match="holds no checkpoint"):
         load_checkpoint(tmp_path / "none")
+
+
+def test_a_named_checkpoint_outlives_the_newest(tmp_path):
+    for step in range(1, 6):
+        save_checkpoint(tmp_path, step, {"step": step}, keep=1, also=("best.pt",) * (step == 2))
+    assert [path.name for path in checkpoints(tmp_path)] == ["step-000000005.pt"]
+    assert load_checkpoint(tmp_path, "best.pt")["step"] == 2
+    name_checkpoint(tmp_path / "step-000000005.pt", "best.pt")
+    assert load_checkpoint(tmp_path, "best.pt")["step"] == 5
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_flipped_bit_in_the_weights_is_found(tmp_path):
+    path = save_checkpoint(tmp_path, 1, {"x": torch.zeros(9999)})
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(BandstreamError, match="another checksum.*delete it to resume"):
+        load_checkpoint(tmp_path)
 
 
 def test_checkpoints_that_are_damaged_or_hold_code_are_refused(tmp_path):
@@ -124,3 +151,32 @@ def test_a_resumed_monitor_drops_what_came_after_the_checkpoint(tmp_path):
     with Monitor(tmp_path, 10, active=False) as silent:
         silent.log(9, 9, {"loss": 0.0})
     assert len(read_metrics(tmp_path / "metrics.jsonl")) == 5
+
+
+def drawn(folder):
+    """What TensorBoard reads: (name, step, value) of scalars, names of pictures, and of texts."""
+    events = EventAccumulator(str(folder), {"scalars": 0, "images": 0, "tensors": 0}).Reload()
+    told = events.Tags()
+    scalars = {(n, e.step, round(e.value, 5)) for n in told["scalars"] for e in events.Scalars(n)}
+    return scalars, told["images"], told["tensors"]
+
+
+def test_tensorboard_is_redrawn_from_the_metrics_alone(tmp_path):
+    rng = np.random.default_rng(0)
+    with Monitor(tmp_path, 10) as monitor:
+        for step in range(4):
+            monitor.log(step, step // 2, {"loss": float(step), "knn": 0.5} | ({"event": "back"} if step == 3 else {}))
+        Image.fromarray(rng.integers(0, 255, (8, 8, 3), np.uint8)).save(tmp_path / "views.png")
+        monitor.picture("views")
+        pictures = rng.integers(0, 255, (5, 6, 6, 3), np.uint8)
+        monitor.embeddings(rng.normal(size=(5, 3)), ["a", "b", "", "a", "b"], pictures)
+        assert monitor.last == {"step": 3, "epoch": 1, "loss": 3.0, "knn": 0.5, "event": "back"}
+    first = drawn(tmp_path / "tensorboard")
+    assert len(first[0]) == 12 and first[1] == ["views"] and len(first[2]) == 1
+    shutil.rmtree(tmp_path / "tensorboard")
+    redraw(tmp_path)
+    assert drawn(tmp_path / "tensorboard") == first
+    config = (tmp_path / "tensorboard" / "projector_config.pbtxt").read_text()
+    assert 'tensor_name: "encoder' in config
+    tensors = next((tmp_path / "tensorboard").rglob("tensors.tsv"))
+    assert len(tensors.read_text().splitlines()) == 5
