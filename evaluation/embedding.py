@@ -66,6 +66,7 @@ class Embedding:
     def write(self, split: str, device: str = "cpu", threads: int | None = None) -> int:
         """Embed a split, or what is missing of it; returns how many samples were embedded now."""
         if (self.out / split).exists():
+            (self.out / split / PROGRESS).unlink(missing_ok=True)  # where a kill came right after the rename
             return 0
         samples = self.shard_set.size(split)
         self.out.parent.mkdir(parents=True, exist_ok=True)
@@ -146,7 +147,6 @@ class Embedding:
         """The split, whole, gets its place in the group."""
         import zarr
 
-        (partial / PROGRESS).unlink(missing_ok=True)
         for left in partial.rglob("*.partial"):  # of writes that a kill interrupted
             left.unlink()
         if not self.out.exists():
@@ -156,6 +156,7 @@ class Embedding:
             _sync(fresh / "zarr.json")
             fresh.rename(self.out)
         partial.rename(self.out / split)
+        (self.out / split / PROGRESS).unlink()
         atomic.sync_folder(self.out)
         atomic.sync_folder(self.out.parent)
 

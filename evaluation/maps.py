@@ -15,8 +15,9 @@ NAMES = {"tsne": "t-SNE", "umap": "UMAP"}
 SAMPLES, COMPONENTS, PERPLEXITY = 2000, 50, 30
 FEWEST = 10
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#000000")
-"""Okabe & Ito's, which colour-blind people tell apart; further classes have another shape as well."""
 SHAPES = ("o", "^", "s", "X", "D", "P", "v", "*")
+"""Okabe & Ito's, which colour-blind people tell apart. Classes differ in shape as well: 7 colours and 8 shapes, each
+taken in turn, are 56 pairs."""
 
 
 def spread(samples: int, seed: int) -> np.ndarray | None:
@@ -57,7 +58,7 @@ def map_figure(
     for axis, (title, placed) in zip(axes, maps.items(), strict=True):
         for k in np.unique(shown).tolist():
             at = placed[shown == k]
-            colour, shape = COLOURS[k % len(COLOURS)], SHAPES[k // len(COLOURS) % len(SHAPES)]
+            colour, shape = COLOURS[k % len(COLOURS)], SHAPES[k % len(SHAPES)]
             handles[k] = axis.scatter(at[:, 0], at[:, 1], s=14, c=colour, marker=shape, linewidths=0, alpha=0.8)
         axis.set_title(title, fontsize=10, loc="left")
         axis.set_xticks([])

@@ -35,6 +35,7 @@ class Settings:
     seed: int
     device: torch.device
     threads: int | None
+    labels: str | None = None
     clusters: int | None = None
     method: str = "tsne"
     against: str | None = None
@@ -46,11 +47,14 @@ class Settings:
 
     @cached_property
     def label(self) -> tuple[str, LabelSpec]:
-        """Name and description of the label set. Raises BandstreamError where there is none."""
+        """Name and description of the label set, the first if none was named. Raises BandstreamError without it."""
         labels = self.shard_set.manifest.labels
         if not labels:
             raise BandstreamError(f"{self.shard_set.place} has no labels to probe with: ingest a set that has some")
-        return next(iter(labels.items()))
+        if self.labels is not None and self.labels not in labels:
+            raise BandstreamError(f"{self.shard_set.place} has no labels {self.labels!r}: it has {', '.join(labels)}")
+        name = self.labels or next(iter(labels))
+        return name, labels[name]
 
     @property
     def stages(self) -> bool:
@@ -90,10 +94,10 @@ class Settings:
 
     def described(self) -> dict[str, Any]:
         """What every results.json of `evaluate` begins with."""
-        _, spec = self.label
+        name, spec = self.label
         manifest = self.shard_set.manifest
         return {
-            "stage": "evaluate", "task": "classify", "kind": spec.kind, "protocol": self.protocol,
+            "stage": "evaluate", "task": "classify", "kind": spec.kind, "target": name, "protocol": self.protocol,
             "source": self.encoder, "label_fraction": self.label_fraction, "seed": self.seed,
             "normalise": self.normalise, "bands": manifest.band_names, "level": self.level, "classes": spec.classes,
             "data": {"name": manifest.name, "manifest": manifest.fingerprint()},

@@ -16,6 +16,7 @@ PROTOCOLS = ("linear", "knn", "cluster", "retrieval", "map", "ood")
 @click.option("--protocol", default="linear", show_default=True, type=click.Choice(PROTOCOLS))
 @click.option("--features", "level", default="last", show_default=True, type=click.Choice(["last", "stages"]),
               help="An encoder's last map, pooled; or those of all its stages, side by side.")  # fmt: skip
+@click.option("--labels", metavar="NAME", help="Which of several label sets  [default: the first]")
 @click.option("--label-fraction", default=1.0, show_default=True, help="Share of the train split's labels used.")
 @click.option("--view-size", type=click.IntRange(8), help="Pixels  [default: the encoder's view; else the patch's own]")
 @click.option("--normalise", default="set", show_default=True, type=click.Choice(["set", "encoder"]),

@@ -14,7 +14,9 @@ from torch.nn import functional as F
 
 from evaluation.features import Features, frozen
 from evaluation.probe import Linear
+from evaluation.subject import Statistics
 from models.encoder import build_encoder
+from models.export import DESCRIPTION, load_encoder
 from models.heads import Classifier
 from shards.errors import BandstreamError
 
@@ -65,11 +67,13 @@ class Head:
 
 @dataclass(frozen=True)
 class FineTuned:
-    """A classifier that `bandstream finetune` wrote: its encoder as a function of views, its head, and its results."""
+    """A classifier that `bandstream finetune` wrote: its encoder as a function of views, its head with the dropout that
+    it was trained with, its results, and what its views were standardised with, where the run says so."""
 
     features: Features
     head: Head
     results: dict[str, Any]
+    statistics: Statistics | None
 
 
 def is_fine_tuned(folder: str) -> bool:
@@ -89,14 +93,21 @@ def load_fine_tuned(folder: str, device: torch.device) -> FineTuned:
         ) from None
     if kind == "segment":
         raise BandstreamError(f"{folder} segments: out-of-distribution scores are of classifiers")
-    model: Any = Classifier(build_encoder(name, len(bands), view_size_of(results)), len(classes))
+    if (Path(folder) / DESCRIPTION).is_file():
+        encoder, info = load_encoder(folder, bands)
+        statistics = {band.name: (band.mean, band.std) for band in info.bands}
+    else:
+        encoder, statistics = build_encoder(name, len(bands), view_size_of(results)), None
+    model: Any = Classifier(encoder, len(classes))
     try:
         model.load_state_dict(state, strict=True)
     except RuntimeError as error:
         raise BandstreamError(
             f"{folder}/{WEIGHTS} is not of a {name} for {len(classes)} classes: {str(error).splitlines()[0]}"
         ) from None
-    return FineTuned(frozen(model.encoder, device), Head(model.head), results)
+    dropout = float(results["recipe"].get("dropout") or 0)
+    head = Head(nn.Sequential(nn.Dropout(dropout), model.head) if dropout else model.head)
+    return FineTuned(frozen(model.encoder, device), head, results, statistics)
 
 
 def view_size_of(results: dict[str, Any]) -> int | None:

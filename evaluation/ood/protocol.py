@@ -11,7 +11,7 @@ to the same view, which leaves its own traces: choose sets of one size, or read 
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,12 @@ from evaluation.features import Features
 from evaluation.figures import reliability_figure, separation_figure
 from evaluation.fractions import labelled_subset
 from evaluation.ood import scores as measures
-from evaluation.ood.classifiers import FineTuned, Head, is_fine_tuned, load_fine_tuned, view_size_of
+from evaluation.ood.classifiers import RESULTS, FineTuned, Head, is_fine_tuned, load_fine_tuned, view_size_of
 from evaluation.ood.detection import detection
 from evaluation.predictions import save_predictions
 from evaluation.probe import linear_probe
 from evaluation.protocols import CALIBRATED
+from evaluation.runs import read_json
 from evaluation.samples import sample_keys
 from evaluation.scoring import SCORE
 from evaluation.settings import Settings, Split, refuse_one_class
@@ -88,6 +89,8 @@ class Sides:
 def run_ood(asked: Settings, out: Path) -> dict[str, Any]:
     """Judge and write results.json, ood_scores.npz and pictures to `out`; returns what results.json holds."""
     began = time.perf_counter()
+    if is_fine_tuned(asked.encoder):
+        asked = replace(asked, labels=read_json(Path(asked.encoder) / RESULTS).get("target"))
     spec = asked.label[1]
     other = _other(asked)
     held_out = [_class_number(held, spec.classes) for held in asked.hold_out]
@@ -199,8 +202,8 @@ def _plan(asked: Settings, other: ShardSet | None) -> Plan:
         _check_runs(asked, runs)
         bands: list[str] = first["bands"]
         size = view_size_of(first) or asked.shard_set.grid[0]
-        statistics = own
-        if first["normalise"] == "encoder":
+        statistics = runs[0].statistics or own
+        if runs[0].statistics is None and first["normalise"] == "encoder":
             _, info = load_encoder(first["init"], bands)
             statistics = {band.name: (band.mean, band.std) for band in info.bands}
         members = [Member(f"fine-tuned {run.results['encoder']}", run.features, run.head) for run in runs]

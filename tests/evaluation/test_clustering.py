@@ -112,5 +112,5 @@ def test_a_map_shows_every_class_whatever_its_name() -> None:
     assert picture.width > 300
     assert not legend_name("_hidden").startswith("_") and r"\$" in legend_name("$x")
     assert maps.rarest(np.array([[1, 1, 0], [1, 0, 0], [1, 0, 1], [1, 0, 1]])).tolist() == [1, 0, 2, 2]
-    used = {(maps.COLOURS[k % 7], maps.SHAPES[k // 7 % 8]) for k in range(56)}
+    used = {(maps.COLOURS[k % 7], maps.SHAPES[k % 8]) for k in range(56)}
     assert len(used) == 56

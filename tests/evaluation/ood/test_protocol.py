@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 from click import UsageError
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from cli import bandstream
+from evaluation.ood.classifiers import load_fine_tuned
 from evaluation.ood.protocol import converted, has_class, without
 from evaluation.predictions import load_predictions
 from models.encoder import build_encoder
+from models.export import EncoderBand, save_encoder
 from models.heads import Classifier
 from shards.errors import BandstreamError
 from shards.shardset import ShardSet
@@ -47,7 +49,7 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def runs(sets: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Two runs of classifiers, in finetune's layout, with random weights."""
     folders = []
-    for seed in range(2):
+    for seed in range(2):  # of the second one, the encoder is there too, and its head was trained with dropout
         folder = tmp_path_factory.mktemp("run")
         torch.manual_seed(seed)
         model = Classifier(build_encoder("tu-resnet10t", 4, 32), 19)
@@ -59,6 +61,14 @@ def runs(sets: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> lis
             "normalise": "set", "init": "scratch", "label_fraction": 1.0, "seed": 0, "recipe": {"view": {"size": 32}},
             "data": {"name": manifest.name, "manifest": manifest.fingerprint()},
         }  # fmt: skip
+        if seed:
+            content |= {"target": "land_cover", "recipe": {"view": {"size": 32}, "dropout": 0.5}}
+            about = [
+                EncoderBand(name=b, wavelength_nm=500, mean=s.mean, std=s.std) for b, s in manifest.statistics.items()
+            ]
+            save_encoder(
+                folder, model.encoder, bands=about, view_size=32, reflectance={}, data={}, recipe={}, scores={}
+            )
         (folder / "results.json").write_text(json.dumps(content))
         folders.append(folder)
     return folders
@@ -111,6 +121,18 @@ def test_a_fine_tuned_run_and_an_ensemble_are_judged_by_their_own_heads(
     assert both["encoder"] == "fine-tuned tu-resnet10t + fine-tuned tu-resnet10t"
     assert both["ood"]["mutual_information"] != alone["ood"]["mutual_information"]
     assert both["ood"]["mahalanobis"] == alone["ood"]["mahalanobis"], "of the first one's features"
+
+
+def test_a_runs_own_dropout_and_statistics_are_taken(sets: dict[str, Path], runs: list[Path]) -> None:
+    plain, own = (load_fine_tuned(str(folder), torch.device("cpu")) for folder in runs)
+    assert plain.statistics is None and own.statistics is not None and set(own.statistics) == set(BANDS)
+    features = np.random.default_rng(0).normal(size=(5, 512)).astype(np.float32)
+    assert np.array_equal(own.head.passes(features, 3, 0.01, 0), own.head.passes(features, 3, 0.9, 0))
+    views = torch.randn(3, 4, 32, 32)
+    model = Classifier(build_encoder("tu-resnet10t", 4, 32), 19).eval()
+    model.load_state_dict(load_file(runs[1] / "best.safetensors"))
+    expected = model(views).detach().double().numpy()
+    assert np.allclose(own.head.logits(own.features(views).numpy()), expected, atol=1e-5)
 
 
 def test_what_cannot_be_judged_is_one_clear_line(sets: dict[str, Path], runs: list[Path], tmp_path: Path) -> None:
