@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from cli import bandstream
 from evaluation.ood.classifiers import load_fine_tuned
-from evaluation.ood.protocol import converted, has_class, without
+from evaluation.ood.sides import converted, has_class, without
 from evaluation.predictions import load_predictions
 from models.encoder import build_encoder
 from models.export import EncoderBand, save_encoder
