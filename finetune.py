@@ -29,7 +29,7 @@ from cli import run
 @click.option("--target", help="Which labels or masks of SHARDS  [default: its first]")
 @click.option("--init", required=True, help="`scratch`, or the folder of a run whose encoder is taken.")
 @click.option("--recipe", "recipe_file", type=click.Path(path_type=Path), help="TOML with any of the knobs.")
-@click.option("--freeze", type=click.Choice(["encoder", "none"]))
+@click.option("--freeze", type=click.Choice(["encoder", "progressive", "none"]), help="[default: as the recipe says]")
 @click.option("--label-fraction", type=float, help="Share of the train split whose labels are used  [default: 1]")
 @click.option(
     "--normalise", type=click.Choice(["set", "encoder"]), help="Whose statistics views are standardised with."
@@ -59,7 +59,7 @@ def main(shards: str, out: Path, init: str, recipe_file: Path | None, bands: str
     from training.finetuning import FineTuning
     from training.seeds import RESULTS, parse_seeds, write_summary
 
-    knobs |= {"view.size": view_size, "bands": bands.split(",") if bands else None}
+    knobs |= {"view.size": view_size, "bands": bands.replace(" ", "").split(",") if bands else None}
     recipe = FineTuning.read(recipe_file, knobs | {"loss": dict.fromkeys(loss, 1.0) or None})
     if recipe.task is None:
         raise click.UsageError("nothing says what to learn: add --task classify or --task segment")
@@ -139,8 +139,7 @@ def finetune(
         origin = "supervised" if "target" in info.data else "pretrained"
         if recipe.normalise == "encoder":
             statistics = {band.name: (band.mean, band.std) for band in info.bands}
-        if encoder.library == "timm":
-            view_size = info.view_size  # what a transformer's positions are made for
+        view_size = info.view_size if encoder.library == "timm" else view_size  # what positions are made for
     model: Any = with_head(encoder, kind, len(classes), recipe.decoder, recipe.dropout)
     model = model.to(device, memory_format=torch.channels_last)
     frequency = inverse_frequency(used.counts, len(used.subset) if kind == "multilabel" else None).to(device)

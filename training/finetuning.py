@@ -38,9 +38,10 @@ class FineTuning(Recipe):
     """Of segmentation; None: dpt for a vision transformer, else unet."""
     dropout: Share = 0.0
     """Before the head."""
-    freeze: Literal["none", "encoder"] = "none"
+    freeze: Literal["none", "encoder", "progressive"] | None = None
+    """encoder: all of it, a linear probe; progressive: by the phases of `unfreeze`; None: that, where it has some."""
     unfreeze: tuple[Phase, ...] = ()
-    """Progressive unfreezing: before the first phase the whole encoder is frozen. Empty: as `freeze` says."""
+    """Phases of progressive unfreezing; before the first the whole encoder is frozen."""
     loss: dict[Literal["ce", "bce", "dice", "focal"], Positive] = Field(default_factory=dict)
     """Terms of the loss with their factors; empty: cross-entropy, binary where labels occur together."""
     focal_gamma: Annotated[float, Field(ge=1)] = 2.0
@@ -78,8 +79,8 @@ class FineTuning(Recipe):
 
     @model_validator(mode="after")
     def _phases(self) -> "FineTuning":
-        if self.unfreeze and self.freeze == "encoder":
-            raise ValueError('freeze = "encoder" and unfreeze exclude each other: take one')
+        if self.freeze == "progressive" and not self.unfreeze:
+            raise ValueError("progressive unfreezing takes phases: add [[unfreeze]] tables to the recipe")
         epochs = [phase.epoch for phase in self.unfreeze]
         if epochs != sorted(set(epochs)):
             raise ValueError(f"the phases of unfreeze begin at epochs {epochs}: each must begin after the one before")
@@ -87,18 +88,18 @@ class FineTuning(Recipe):
             raise ValueError("mixup and cutmix are for single labels: set them to 0 to segment")
         return self
 
+    @property
+    def frozen(self) -> str:
+        """In a word: `none`, `encoder` or `progressive`."""
+        return self.freeze or ("progressive" if self.unfreeze else "none")
+
     def stages(self, epoch: int) -> int | None:
         """How many of the encoder's last stages are trained in an epoch; None: all."""
-        if not self.unfreeze:
-            return 0 if self.freeze == "encoder" else None
+        if self.frozen != "progressive":
+            return 0 if self.frozen == "encoder" else None
         return next((phase.stages for phase in reversed(self.unfreeze) if phase.epoch <= epoch), 0)
 
     @property
     def last_phase(self) -> int:
         """The epoch from which on nothing more is unfrozen."""
-        return min(self.unfreeze[-1].epoch, self.epochs - 1) if self.unfreeze else 0
-
-    @property
-    def frozen(self) -> str:
-        """In a word: `none`, `encoder` or `progressive`."""
-        return "progressive" if self.unfreeze else self.freeze
+        return min(self.unfreeze[-1].epoch, self.epochs - 1) if self.frozen == "progressive" else 0

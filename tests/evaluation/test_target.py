@@ -9,6 +9,7 @@ from evaluation.target import choose_target, class_counts, labelled
 from shards.errors import BandstreamError
 from shards.shardset import ShardSet
 from tests.pipeline.making import make_set
+from tests.web import web
 
 SIZES = {"train": 60, "val": 3}
 SIDE = 16
@@ -48,6 +49,13 @@ def test_classes_are_counted_in_each_sample(made: ShardSet, tmp_path: Path) -> N
     target = choose_target(single, "classify", "land_cover")
     assert target.kind == "single"
     assert np.array_equal(class_counts(single, "train", target).argmax(1), single.labels("train", "land_cover"))
+
+
+def test_masks_of_a_url_are_counted_alike(made: ShardSet, tmp_path: Path) -> None:
+    with web(made.root, ranges=True) as site:
+        remote = ShardSet.open(site.url, cache=tmp_path / "cache", cache_gb=1)
+        counts = class_counts(remote, "train", choose_target(remote, "segment"))
+    assert np.array_equal(counts, class_counts(made, "train", choose_target(made, "segment")))
 
 
 @pytest.mark.parametrize("seed", range(5))

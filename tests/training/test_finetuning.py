@@ -38,13 +38,17 @@ def test_phases_say_how_many_stages_are_trained(tmp_path: Path) -> None:
     recipe = read(tmp_path, PHASES)
     assert [recipe.stages(epoch) for epoch in (0, 9, 10, 19, 20, 99)] == [0, 0, 1, 1, None, None]
     assert recipe.last_phase == 20 and recipe.frozen == "progressive"
-    assert [FineTuning(freeze=freeze).stages(0) for freeze in ("none", "encoder")] == [None, 0]
+    assert [FineTuning(freeze=freeze).stages(0) for freeze in (None, "none", "encoder")] == [None, None, 0]
+    for freeze, stages in (("none", None), ("encoder", 0)):
+        other = FineTuning.read(tmp_path / "recipe.toml", {"freeze": freeze})
+        assert other.frozen == freeze and other.last_phase == 0
+        assert {other.stages(epoch) for epoch in range(100)} == {stages}, "one recipe, three ways"
 
 
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ('freeze = "encoder"' + PHASES, "exclude each other"),
+        ('freeze = "progressive"', "progressive unfreezing takes phases"),
         ("[[unfreeze]]\nepoch = 3\n[[unfreeze]]\nepoch = 3", "each must begin after the one before"),
         ("[[unfreeze]]\nepoch = 3\nstage = 3", "unfreeze.0.stage: Extra"),
         ('task = "segment"\nmixup = 0.2', "mixup and cutmix are for single labels"),
