@@ -7,6 +7,7 @@ import click
 COMMANDS = {
     "ingest": ("bench.ingest:ingest", "Our ingest beside rasterio + webdataset.ShardWriter on the same patches."),
     "loader": ("bench.loader:loader", "Our loader beside those of others on the same patches, read to views."),
+    "train": ("bench.train:train", "Steps of training, on the loader's batches and on batches in memory."),
     "compare": ("bench.comparison:compare", "What got slower from one record to another."),
     "chart": ("bench.chart:chart", "Draw a record as bars."),
 }

@@ -1,6 +1,6 @@
 """Features of a split: of an encoder, and of the image statistics that any encoder must beat."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,22 +8,28 @@ import torch
 from torch import nn
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+PIXELS = 1 << 23
+"""Of whose quantiles `torch.quantile` is asked at once: it refuses more than 16 million."""
+Features = Callable[[torch.Tensor], torch.Tensor]
+"""Standardised views (N, C, H, W) → features (N, D)."""
 
 
 def image_statistics(views: torch.Tensor) -> torch.Tensor:
     """Per band mean, standard deviation and five quantiles of (N, C, H, W): (N, 7 C). The first floor."""
     pixels = views.float().flatten(2)
-    quantiles = torch.quantile(pixels, torch.tensor(QUANTILES, device=views.device), dim=2)  # (5, N, C)
+    levels = torch.tensor(QUANTILES, device=views.device)
+    parts = pixels.split(max(1, PIXELS // pixels[:1].numel()))
+    quantiles = torch.cat([torch.quantile(part, levels, dim=2) for part in parts], 1)  # (5, N, C)
     return torch.cat([pixels.mean(2), pixels.std(2), *quantiles], 1)
 
 
-def frozen(encoder: nn.Module, device: torch.device, stages: bool = False) -> Callable[[torch.Tensor], torch.Tensor]:
+def frozen(encoder: nn.Module, device: torch.device, stages: bool = False) -> Features:
     """An encoder as a function of views that neither learns nor moves its batch statistics.
 
     `stages`: the pooled maps of all its stages (`Encoder.stages`), not of the last alone.
     """
     encoder = encoder.to(device).eval()
-    pool: Callable[[torch.Tensor], torch.Tensor] = encoder.stages if stages else encoder  # type: ignore[assignment]
+    pool: Features = encoder.stages if stages else encoder  # type: ignore[assignment]
 
     def features(views: torch.Tensor) -> torch.Tensor:
         with torch.inference_mode():
@@ -32,10 +38,19 @@ def frozen(encoder: nn.Module, device: torch.device, stages: bool = False) -> Ca
     return features
 
 
-def extract(batches: Iterable[Any], features: Callable[[torch.Tensor], torch.Tensor]) -> tuple[np.ndarray, np.ndarray]:
+def extract(batches: Iterable[Any], features: Features) -> tuple[np.ndarray, np.ndarray]:
     """Features float32 (n, D) of the first view of every batch, and the labels that came along, (n, K) or (n,)."""
-    found, labels = [], []
+    (found,), labels = extract_all(batches, [features])
+    return found, labels
+
+
+def extract_all(batches: Iterable[Any], functions: Sequence[Features]) -> tuple[list[np.ndarray], np.ndarray]:
+    """As `extract`, of several functions over the same views, made once. Labels are (n, 0) where none came."""
+    found: list[list[np.ndarray]] = [[] for _ in functions]
+    labels = []
     for batch in batches:
-        found.append(features(batch.views[0]).float().numpy(force=True))
-        labels.append(batch.labels.numpy())
-    return np.concatenate(found), np.concatenate(labels)
+        for parts, features in zip(found, functions, strict=True):
+            parts.append(features(batch.views[0]).float().numpy(force=True))
+        none = np.empty((len(batch.views[0]), 0), np.float32)
+        labels.append(none if batch.labels is None else batch.labels.numpy())
+    return [np.concatenate(parts) for parts in found], np.concatenate(labels)

@@ -17,26 +17,32 @@ def multilabel(truth: np.ndarray, scores: np.ndarray, classes: Sequence[str]) ->
     """Multi-hot truth and probabilities, both (n, K): average precision and F1 (at 0.5), macro, micro and per class."""
     present = np.flatnonzero(truth.any(0)).tolist()
     found = (scores > 0.5).astype(np.uint8)
-    precision = {classes[k]: float(average_precision_score(truth[:, k], scores[:, k])) for k in present}
+    average = {classes[k]: float(average_precision_score(truth[:, k], scores[:, k])) for k in present}
     f1 = {classes[k]: float(f1_score(truth[:, k], found[:, k], zero_division=0)) for k in present}
+    hit = (found * truth).sum(0)
     return {
-        "macro_map": _mean(precision),
+        "macro_map": _mean(average),
         "micro_map": float(average_precision_score(truth[:, present], scores[:, present], average="micro")),
         "macro_f1": _mean(f1),
         "micro_f1": float(f1_score(truth, found, average="micro", zero_division=0)),
-        "per_class": {"average_precision": precision, "f1": f1},
+        "per_class": {
+            "average_precision": average,
+            "f1": f1,
+            "precision": {classes[k]: float(hit[k] / max(found[:, k].sum(), 1)) for k in present},
+            "recall": {classes[k]: float(hit[k] / truth[:, k].sum()) for k in present},
+        },
         "support": {classes[k]: int(truth[:, k].sum()) for k in present},
     }
 
 
 def single_label(truth: np.ndarray, scores: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
     """Class indices (n,) and scores (n, K): accuracy, F1 macro and per class, confusion matrix."""
-    return _of_confusion(confusion(truth, scores.argmax(1), len(classes)), classes)
+    return _of_confusion(confusion(truth, scores.argmax(1), len(classes), None), classes)
 
 
-def confusion(truth: np.ndarray, found: np.ndarray, classes: int) -> np.ndarray:
-    """Counts int64 (K, K), a row a true class, wherever the truth is not 255. They add up over batches."""
-    known = truth != IGNORE
+def confusion(truth: np.ndarray, found: np.ndarray, classes: int, ignore: int | None = IGNORE) -> np.ndarray:
+    """Counts int64 (K, K), a row a true class, wherever the truth is not `ignore`. They add up over batches."""
+    known = truth != (-1 if ignore is None else ignore)
     pairs = truth[known].astype(np.int64) * classes + found[known]
     return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
 
@@ -56,7 +62,12 @@ def _of_confusion(table: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
         "accuracy": float(hit.sum() / max(table.sum(), 1)),
         "macro_f1": _mean(f1),
         "macro_iou": _mean(iou),
-        "per_class": {"iou": iou, "f1": f1},
+        "per_class": {
+            "iou": iou,
+            "f1": f1,
+            "precision": {classes[k]: float(hit[k] / max(found[k], 1)) for k in present},
+            "recall": {classes[k]: float(hit[k] / true[k]) for k in present},
+        },
         "support": {classes[k]: int(true[k]) for k in present},
         "confusion": table.tolist(),
     }

@@ -1,5 +1,6 @@
 """Probes of frozen features. Whatever is chosen is chosen on the val split; the test split is scored once."""
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -11,11 +12,33 @@ STRENGTHS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 NEIGHBOURS = (5, 20, 50)
 
 
+@dataclass(frozen=True)
+class Linear:
+    """A fitted linear probe: `logits(x)` are `(x - mean) / scale @ weight.T + bias`; `multi`: one sigmoid a class."""
+
+    mean: np.ndarray  # (D,)
+    scale: np.ndarray  # (D,)
+    weight: np.ndarray  # (K, D)
+    bias: np.ndarray  # (K,)
+    multi: bool
+
+    def standardised(self, features: np.ndarray) -> np.ndarray:
+        """float32 (n, D)."""
+        found: np.ndarray = ((features - self.mean) / self.scale).astype(np.float32)
+        return found
+
+    def logits(self, features: np.ndarray) -> np.ndarray:
+        """Features (n, D) → float32 (n, K)."""
+        found: np.ndarray = self.standardised(features) @ self.weight.T + self.bias
+        return found
+
+
 class Probed(NamedTuple):
-    """Scores (n, K) on the test split, and what was chosen on val."""
+    """Scores (n, K) on the test split, what was chosen on val, and, of a linear probe, what was fitted."""
 
     scores: np.ndarray
     chosen: float
+    model: Linear | None = None
 
 
 def linear_probe(train: tuple[np.ndarray, np.ndarray], val: tuple[np.ndarray, np.ndarray], test: np.ndarray,
@@ -29,16 +52,17 @@ def linear_probe(train: tuple[np.ndarray, np.ndarray], val: tuple[np.ndarray, np
     scale = np.where(std > 1e-12, std, 1)
     inputs = [torch.from_numpy(((x - mean) / scale).astype(np.float32)) for x in (train[0], val[0], test)]
     target = torch.from_numpy(train[1])
-    best: tuple[float, float, np.ndarray] | None = None
+    best: tuple[float, float, np.ndarray, nn.Linear] | None = None
     for strength in STRENGTHS:
         model = _fit(inputs[0], target, classes, strength)
         with torch.inference_mode():
             on_val, on_test = (_probabilities(model(x), target.ndim == 2) for x in inputs[1:])
         score = _score(val[1], on_val)
         if best is None or score > best[0]:
-            best = score, strength, on_test
+            best = score, strength, on_test, model
     assert best is not None
-    return Probed(best[2], best[1])
+    weight, bias = (part.detach().numpy() for part in (best[3].weight, best[3].bias))
+    return Probed(best[2], best[1], Linear(mean, scale, weight, bias, target.ndim == 2))
 
 
 def knn(train: tuple[np.ndarray, np.ndarray], val: tuple[np.ndarray, np.ndarray], test: np.ndarray,

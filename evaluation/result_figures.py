@@ -81,12 +81,12 @@ def compare_predictions(
             for infrared in ((False,) if segments else (False, True))
         ]
         if segments:
-            truth = sample.masks[next(iter(manifest.masks))]
+            truth = sample.masks[results.get("target") or next(iter(manifest.masks))]
             # a view of another size than the patch: shown on the patch's grid, nearest neighbour
             maps = [_fitted(found[number], truth.shape) for found in founds]
             segmented.append((pictures[0], truth, *maps))
         else:
-            value = sample.labels[next(iter(manifest.labels))]
+            value = sample.labels[results.get("target") or next(iter(manifest.labels))]
             true = np.flatnonzero(value) if isinstance(value, np.ndarray) else np.array([value])
             told: list[Caption] = [("true: " + ", ".join(short_name(classes[k]) for k in true), None)]
             for name, found in zip(names, founds, strict=False):

@@ -24,6 +24,8 @@ class Found:
     pretraining: list[Path] = field(default_factory=list)
     probes: list[Run] = field(default_factory=list)
     finetuning: list[Run] = field(default_factory=list)
+    studies: list[Run] = field(default_factory=list)
+    """Of `evaluate` with another protocol than a probe: clusters, retrieval, maps, out-of-distribution detection."""
     stages: list[dict[str, Any]] = field(default_factory=list)
 
     def take(self, folder: Path) -> bool:
@@ -32,7 +34,10 @@ class Found:
             self.shards.append(folder)
         elif (folder / "results.json").exists():
             content = read_json(folder / "results.json")
-            (self.probes if content.get("stage") == "evaluate" else self.finetuning).append((folder, content))
+            runs = self.finetuning
+            if content.get("stage") == "evaluate":
+                runs = self.probes if content["protocol"] in ("linear", "knn") else self.studies
+            runs.append((folder, content))
         elif (folder / "recipe.json").exists() and (folder / METRICS).exists():
             self.pretraining.append(folder)
         else:
@@ -85,7 +90,7 @@ def times(found: Found) -> list[dict[str, Any]]:
             rows.append(
                 {"stage": f"pretraining ({folder.name})", "seconds": read_json(folder / "summary.json")["seconds"]}
             )
-    for folder, content in (*found.probes, *found.finetuning):
+    for folder, content in (*found.probes, *found.studies, *found.finetuning):
         rows.append({"stage": f"{label(content)} ({folder.name})", "seconds": content["seconds"]["all"]})
     return rows
 

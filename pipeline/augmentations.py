@@ -18,10 +18,6 @@ RGB_TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.595716, -0.274453, -0.321263], 
 """Luminance and two axes of chroma (FCC 1953, NTSC); the luminance is that of ITU-R BT.601, as in Pillow's greys."""
 
 
-MINIBATCH = 256
-"""Samples that a GPU resamples at a time: by default DALI takes 32, and launches so many more kernels."""
-
-
 def interleaved(planes: Node) -> Node:
     """Planes (C, H, W) as `resampled_crop` takes them: on a CPU pixels (H, W, C), of few channels, which DALI resamples
     more than twice as quickly; on a GPU as they are."""
@@ -44,7 +40,6 @@ def resampled_crop(planes: Node, start: Node, end: Node, size: tuple[int, int], 
         interp_type=types.INTERP_LINEAR,
         antialias=True,
         dtype=dtype,
-        minibatch_size=MINIBATCH,
     )
     return crop if planes.device == "gpu" else fn.transpose(crop, perm=[2, 0, 1])
 

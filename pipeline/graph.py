@@ -15,7 +15,6 @@ from nvidia.dali import fn, pipeline_def, types
 
 from pipeline import augmentations as augment
 from pipeline.draws import Draws, draw, noise_tile
-from pipeline.upload import Upload
 from pipeline.views import Seasons, ViewRecipe
 from shards.bands import true_colour
 from shards.errors import BandstreamError
@@ -35,8 +34,7 @@ at half the memory traffic; 8-bit pictures, whose steps are coarse, become float
 
 
 STACKED = 4
-"""Bands that are resampled together at most on a CPU: DALI has quick loops there for up to four interleaved channels.
-"""
+"""Bands that are resampled together at most: DALI has quick loops for up to four interleaved channels on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +47,10 @@ class Planes:
     channels: tuple[int, ...]
 
 
-def planes_of_dates(manifest: Manifest, bands: Sequence[str], most: int = STACKED) -> list[list[Planes]]:
+def planes_of_dates(manifest: Manifest, bands: Sequence[str]) -> list[list[Planes]]:
     """`planes_of` each date, in order of time. Raises BandstreamError where a date is stored differently."""
     times = sorted({array.time for array in manifest.arrays.values()})
-    dates = [planes_of(manifest, bands, most, time) for time in times]
+    dates = [planes_of(manifest, bands, time) for time in times]
     for time, planes in zip(times, dates, strict=True):
         if [replace(each, at=0) for each in planes] != [replace(each, at=0) for each in dates[0]]:
             raise BandstreamError(
@@ -62,8 +60,8 @@ def planes_of_dates(manifest: Manifest, bands: Sequence[str], most: int = STACKE
     return dates
 
 
-def planes_of(manifest: Manifest, bands: Sequence[str], most: int, time: int = 0) -> list[Planes]:
-    """Where the bands lie, adjacent ones together, at `most` so many. Raises BandstreamError on unknown ones."""
+def planes_of(manifest: Manifest, bands: Sequence[str], time: int = 0) -> list[Planes]:
+    """Where the bands lie, adjacent ones together, up to four. Raises BandstreamError on unknown ones."""
     place: dict[str, tuple[str, int]] = {}
     for name, array in manifest.arrays.items():
         if array.time == time:
@@ -80,7 +78,7 @@ def planes_of(manifest: Manifest, bands: Sequence[str], most: int, time: int = 0
         height, width = array.shape[1:]
         plane = height * width * np.dtype(array.dtype).itemsize
         members = [(number, channel) for _, (_, number, channel) in run]
-        for some in np.array_split(np.array(members), -(-len(members) // most)):
+        for some in np.array_split(np.array(members), -(-len(members) // STACKED)):
             at, channels = array.offset + int(some[0, 0]) * plane, tuple(some[:, 1].tolist())
             planes.append(Planes(at, (len(channels), height, width), array.dtype, channels))
     return planes
@@ -114,9 +112,7 @@ class ViewGraph:
         self.bands = bands
         self.seasons = seasons
         drawn = seasons != "first"
-        on_gpu = device == "cuda"
-        most = len(bands) if on_gpu else STACKED
-        self.planes = planes_of_dates(manifest, bands, most) if drawn else [planes_of(manifest, bands, most)]
+        self.planes = planes_of_dates(manifest, bands) if drawn else [planes_of(manifest, bands)]
         self.mask = layout[mask] if mask else None
         self.grid = finest_grid(manifest)
         self.mean, self.std = (np.asarray(value, np.float64) for value in statistics)
@@ -128,6 +124,7 @@ class ViewGraph:
         still = [draw(recipe, 0, 0, np.zeros(1, np.int64), 0, len(bands)) for recipe in recipes]
         self.names = [list(self._view_inputs(recipe, each)) for recipe, each in zip(recipes, still, strict=True)]
         self.input_count = len(self.inputs(np.zeros((1, 1), np.uint8), still))
+        on_gpu = device == "cuda"
         self.pipe = pipeline_def(
             self._define, batch_size=batch_size, num_threads=threads, device_id=_device_number() if on_gpu else None,
             enable_conditionals=True, prefetch_queue_depth=2,
@@ -220,12 +217,9 @@ class ViewGraph:
         return {"coloured": coloured, "matrix": matrix.astype(np.float32), "lift": lift.astype(np.float32)}
 
     def _define(self, source: Callable[[], tuple[np.ndarray, ...]], on_gpu: bool) -> tuple[Any, ...]:
+        raw, *drawn = fn.external_source(source=source, num_outputs=self.input_count, batch=True)
         if on_gpu:
-            upload = Upload(source)
-            raw = fn.external_source(source=upload.samples, device="gpu", batch=True, cuda_stream=upload.stream)
-            drawn = fn.external_source(source=upload.rest, num_outputs=self.input_count - 1, batch=True)
-        else:
-            raw, *drawn = fn.external_source(source=source, num_outputs=self.input_count, batch=True)
+            raw = raw.gpu()
         inputs = iter(drawn)
         dated = [
             [

@@ -15,7 +15,7 @@ from sklearn.metrics import average_precision_score
 import finetune
 from evaluation.fractions import labelled_subset
 from models.encoder import build_encoder
-from models.export import EncoderBand, save_encoder
+from models.export import EncoderBand, load_encoder, save_encoder
 from models.heads import Classifier, Segmenter
 from shards.errors import BandstreamError
 from shards.shardset import ShardSet
@@ -67,14 +67,19 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(made: Path, out: Path, *options: str) -> dict[str, Any]:
-    """Fine-tune as from the command line, in this process; what results.json holds."""
+KNOBS = f'encoder = "{ENCODER}"\nbatch_size = 16\nlr = 3e-3\nview = {{size = 32, crop_scale = [0.5, 1]}}\n'
+
+
+def command(made: Path, out: Path, more: str = "validate_steps = 6\n") -> list[str]:
+    """The words of a command line, with a recipe that has `more` knobs."""
     recipe = out.with_suffix(".toml")
-    recipe.write_text(
-        f'encoder = "{ENCODER}"\nbatch_size = 16\nvalidate_steps = 6\nlr = 3e-3\n[view]\nsize = 32\ncrop_scale=[0.5, 1]'
-    )
-    command = [str(made), "--out", str(out), "--recipe", str(recipe), "--device", "cpu", "--threads", "1", *options]
-    finetune.main.main(command, standalone_mode=False)
+    recipe.write_text(KNOBS + more)
+    return [str(made), "--out", str(out), "--recipe", str(recipe), "--device", "cpu", "--threads", "1"]
+
+
+def run(made: Path, out: Path, *options: str, more: str = "validate_steps = 6\n") -> dict[str, Any]:
+    """Fine-tune as from the command line, in this process; what results.json holds."""
+    finetune.main.main([*command(made, out, more), *options], standalone_mode=False)
     content: dict[str, Any] = json.loads((out / "results.json").read_text())
     return content
 
@@ -169,6 +174,7 @@ def test_an_encoder_that_is_not_frozen_learns_and_may_keep_its_own_statistics(
 
 
 def test_the_test_split_bears_on_nothing_but_the_test_scores(made: Path, tmp_path: Path) -> None:
+    """Two sets that differ in all labels and masks of test: runs are the same bits but for what they score there."""
     first = SIZES["train"] + SIZES["val"]
     poisoned = shards(
         tmp_path / "set",
@@ -176,13 +182,85 @@ def test_the_test_split_bears_on_nothing_but_the_test_scores(made: Path, tmp_pat
         label=lambda n: n % 19 if n < first else 18 - n % 19,
     )
     for task in ("classify", "segment"):
-        options = ["--task", task, "--init", "scratch", "--epochs", "2", "--label-fraction", "0.5"]
+        options = ["--task", task, "--init", "scratch", "--epochs", "3", "--label-fraction", "0.5"]
+        options += ["--loss", "dice", "--loss", "focal", "--class-weights", "inverse", "--schedule", "plateau"]
         clean = run(made, tmp_path / f"{task}-clean", *options)
         wrong = run(poisoned, tmp_path / f"{task}-wrong", *options)
-        weights = [load_file(tmp_path / f"{task}-{name}" / "best.safetensors") for name in ("clean", "wrong")]
-        assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
-        assert (clean["val"], clean["best_epoch"]) == (wrong["val"], wrong["best_epoch"])
+        for file in ("best.safetensors", "encoder.safetensors", "metrics.jsonl"):
+            one, other = (tmp_path / f"{task}-{name}" / file for name in ("clean", "wrong"))
+            assert one.read_bytes() == other.read_bytes(), "weights, losses, rates and all scores on val"
+        own = {"test", "data", "seconds"}
+        assert {k: v for k, v in clean.items() if k not in own} == {k: v for k, v in wrong.items() if k not in own}
         assert clean["test"] != wrong["test"]
+
+
+def test_several_seeds_are_a_run_each_and_what_is_finished_is_not_run_again(made: Path, tmp_path: Path) -> None:
+    out = tmp_path / "runs"
+    options = ["--task", "classify", "--init", "scratch", "--epochs", "1", "--label-fraction", "0.3"]
+    finetune.main.main([*command(made, out), *options, "--seeds", "3,1"], standalone_mode=False)
+    files = [out / f"seed-{seed}" / "results.json" for seed in (3, 1)]
+    before = [json.loads(file.read_text()) for file in files]
+    assert [results["seed"] for results in before] == [3, 1] and before[0]["test"] != before[1]["test"]
+    labels = ShardSet.open(made).labels("train", "land_cover")
+    assert before[0]["labelled_samples"] == len(labelled_subset(labels, 0.3, 3))
+    summary = json.loads((out / "summary.json").read_text())
+    scores = [results["test"]["macro_map"] for results in before]
+    assert summary["scores"]["test_macro_map"]["values"] == scores
+    assert summary["scores"]["test_macro_map"]["std"] == pytest.approx(np.std(scores, ddof=1))
+
+    untouched = files[0].stat().st_mtime_ns
+    files[1].unlink()  # as if it had been killed before its end
+    finetune.main.main([*command(made, out), *options, "--seed", "3", "--seed", "1"], standalone_mode=False)
+    again = json.loads(files[1].read_text())
+    assert files[0].stat().st_mtime_ns == untouched
+    assert {k: v for k, v in again.items() if k != "seconds"} == {k: v for k, v in before[1].items() if k != "seconds"}
+    with pytest.raises(BandstreamError, match="another recipe.lr"):
+        finetune.main.main([*command(made, out), *options, "--seeds", "3,1", "--lr", "0.5"], standalone_mode=False)
+
+
+def test_progressive_unfreezing_ends_with_an_encoder_that_is_an_init_itself(
+    made: Path, pretrained: Path, tmp_path: Path
+) -> None:
+    phases = "validate_steps = 12\ndropout = 0.1\nlayer_decay = 0.8\n[[unfreeze]]\nepoch = 1\nstages = 1\n"
+    options = ["--task", "classify", "--init", str(pretrained), "--epochs", "2", "--bands", "B08,B04,B03"]
+    results = run(made, tmp_path / "one", *options, more=phases)
+    assert results["freeze"] == "progressive" and results["bands"] == ["B08", "B04", "B03"]
+    before, after = load_file(pretrained / "encoder.safetensors"), load_file(tmp_path / "one" / "encoder.safetensors")
+    changed = {name for name, value in before.items() if not torch.equal(value, after[name])}
+    assert {name for name in changed if "layer" in name} == {name for name in before if "layer4" in name}
+    assert len({name for name in changed if "layer" not in name}) == 1, "the stem, which takes other bands now"
+    encoder, info = load_encoder(tmp_path / "one", ["B03", "B04"])
+    assert info.band_names == ["B03", "B04"] and encoder.in_channels == 2
+    best = load_file(tmp_path / "one" / "best.safetensors")
+    assert all(torch.equal(value, best[f"encoder.net.{name}"]) for name, value in after.items())
+
+    options = ["--task", "segment", "--init", str(tmp_path / "one"), "--epochs", "1", "--bands", "B03,B04"]
+    results = run(made, tmp_path / "two", *options, "--decoder", "deeplabv3plus", "--freeze", "encoder")
+    assert results["init_kind"] == "supervised" and results["decoder"] == "deeplabv3plus"
+    tuned = load_file(tmp_path / "two" / "encoder.safetensors")
+    assert all(torch.equal(value, tuned[name]) for name, value in after.items() if "layer" in name)
+
+
+def test_a_transformer_segments_with_dpt_and_is_an_init_at_another_size(tmp_path: Path) -> None:
+    arrays = {"10m.npy": (BANDS, SIDE)}
+    made = make_set(tmp_path / "set", {"train": 16, "val": 4, "test": 4}, arrays=arrays, image=landscape, mask=fields)
+    options = ["--task", "segment", "--init", "scratch", "--encoder", "vit_tiny_patch16_224", "--epochs", "1"]
+    results = run(made, tmp_path / "one", *options)
+    assert results["decoder"] == "dpt" and results["recipe"]["view"]["size"] == 32
+    options = ["--task", "classify", "--init", str(tmp_path / "one"), "--epochs", "1", "--view-size", "48"]
+    run(made, tmp_path / "two", *options)
+    encoder, info = load_encoder(tmp_path / "two")
+    assert info.view_size == 32 and encoder.name == "vit_tiny_patch16_224"
+
+
+def test_mixing_and_early_stopping_on_single_labels(tmp_path: Path) -> None:
+    made = shards(tmp_path / "set", single=True)
+    more = "mixup = 0.2\ncutmix = 1.0\nvalidate_steps = 1\npatience = 1\n"
+    options = ["--task", "classify", "--init", "scratch", "--epochs", "30", "--label-fraction", "0.4", "--lr", "1e-5"]
+    results = run(made, tmp_path / "run", *options, more=more)
+    assert results["epochs_run"] == results["best_epoch"] + 2 < 30
+    with pytest.raises(BandstreamError, match="mixup and cutmix are for single labels, land_cover is multilabel"):
+        run(shards(tmp_path / "multi"), tmp_path / "no", *options, more=more)
 
 
 def test_label_fraction_takes_the_stratified_subset(made: Path, tmp_path: Path) -> None:
@@ -192,14 +270,9 @@ def test_label_fraction_takes_the_stratified_subset(made: Path, tmp_path: Path) 
     assert results["labelled_samples"] == len(labelled_subset(labels, 0.25, 0)) == 24
 
 
-def test_masks_that_are_ignored_altogether_do_no_harm(tmp_path: Path) -> None:
-    made = shards(tmp_path / "set", mask=lambda n, grid: np.full(grid, 255, np.uint8))
-    results = run(made, tmp_path / "run", "--task", "segment", "--init", "scratch", "--epochs", "1")
-    assert results["test"]["macro_iou"] == 0 and results["test"]["per_class"]["iou"] == {}
-
-
 def test_what_cannot_be_done_is_one_clear_line(made: Path, pretrained: Path, tmp_path: Path) -> None:
     bare = make_set(tmp_path / "bare", {"train": 8}, arrays={"10m.npy": (["B02", "B12"], 32)})
+    blank = shards(tmp_path / "blank", mask=lambda n, grid: fields(n, grid) if n < 96 else np.full(grid, 255, np.uint8))
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "file").touch()
     for made_of, out, options, said in (
@@ -211,6 +284,15 @@ def test_what_cannot_be_done_is_one_clear_line(made: Path, pretrained: Path, tmp
         (bare, "e", ["--task", "segment", "--init", "scratch"], "no masks"),
         (bare, "f", ["--task", "classify", "--init", str(pretrained)], "B12"),
         (bare, "g", ["--task", "classify", "--init", "scratch"], "no split 'val'"),
+        (made, "h", ["--task", "classify", "--init", "scratch", "--target", "soil"], "no labels 'soil': it has land"),
+        (made, "i", ["--task", "segment", "--init", "scratch", "--decoder", "linknet"], "decoder: Input should be"),
+        (made, "j", ["--task", "segment", "--init", "scratch", "--decoder", "dpt"], "dpt is for vision transformers"),
+        (made, "k", ["--task", "segment", "--init", "scratch", "--loss", "bce"], "take ce"),
+        (made, "l", ["--task", "segment", "--init", "scratch", "--loss", "iou"], "loss.iou"),
+        (made, "m", ["--task", "classify", "--init", "scratch", "--seeds", "a,b"], "--seeds a,b"),
+        (made, "n", ["--task", "classify", "--init", "scratch", "--bands", "B02,B99"], "B99"),
+        (made, "o", ["--task", "classify", "--init", "scratch", "--label-fraction", "0.01"], "leaves one"),
+        (blank, "p", ["--task", "segment", "--init", "scratch", "--epochs", "1"], "the val split knows no class"),
     ):
         with pytest.raises(BandstreamError, match=re.escape(said)) as caught:
             run(made_of, tmp_path / out, *options)
@@ -220,4 +302,6 @@ def test_what_cannot_be_done_is_one_clear_line(made: Path, pretrained: Path, tmp
 
 def test_wrong_usage_is_told_by_click() -> None:
     assert CliRunner().invoke(finetune.main, ["x", "--out", "y", "--task", "sing", "--init", "scratch"]).exit_code == 2
+    untold = CliRunner().invoke(finetune.main, ["x", "--out", "y", "--init", "scratch"])
+    assert untold.exit_code == 2 and "--task" in untold.output
     assert CliRunner().invoke(finetune.main, ["--help"]).exit_code == 0

@@ -23,9 +23,10 @@ BIN = Path(sys.executable).parent
 
 # What is added to a command so that it takes seconds; of a repeated option the last one counts.
 SMALL = {
+    "bench train": "--encoder cnn --batch-size 8 --view-size 32 --seconds 0.1 --repeats 1",
     "synth": "--patches 200",
     "plan": "--shard-samples 64",
-    "train": "--encoder tu-resnet10t --epochs 2 --batch-size 16 --view-size 32 --threads 1",
+    "train": "--encoder tu-resnet10t --epochs 1 --batch-size 16 --view-size 32 --threads 1",
     "finetune": "--epochs 1 --batch-size 4 --view-size 32",
     "evaluate": "--view-size 32",
     "bench ingest": "--patches 20 --repeats 1 --peer webdataset",

@@ -211,32 +211,6 @@ class Pretraining(Recipe):
         return self.model_copy(update=open_ | {"objective": knobs.model_dump(mode="json")})
 
 
-class FineTuning(Recipe):
-    """The knobs of finetune.py."""
-
-    encoder: str = "resnet18"
-    """Of a start from scratch; a run brings its own."""
-    batch_size: Count = 32
-    epochs: Count = 50
-    optimiser: Literal["adamw", "sgd"] = "adamw"
-    lr: Positive = 1e-3
-    encoder_lr: Positive = 1.0
-    """Factor on the learning rate for the encoder's weights."""
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
-    warmup_epochs: Annotated[float, Field(ge=0)] = 1.0
-    clip: Positive = 5.0
-    patience: Count = 10
-    """Epochs without a better validation score after which training stops."""
-    validate_steps: Count = 20
-    """Steps at least between two validations, so that few labels do not mean that validation takes all the time."""
-    validate_samples: Count | None = None
-    """Samples of the val split that a validation looks at, the first of its (shuffled) order; None: all."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    seed: int = 0
-    view: ViewRecipe = ViewRecipe(size=None, crop_scale=(0.6, 1.0))
-    """Of training. Evaluation takes whole patches: at the same size to classify, at the patch's own to segment."""
-
-
 def _told(error: ValidationError) -> str:
     """What is wrong with which knobs, in one line."""
     return "; ".join(f"{'.'.join(map(str, e['loc'])) or 'recipe'}: {e['msg']}" for e in error.errors(include_url=False))

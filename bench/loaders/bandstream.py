@@ -2,12 +2,10 @@
 
 import itertools
 from collections.abc import Iterable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from bench.measure import evict
 from pipeline.loader import Loader
@@ -143,30 +141,10 @@ def _served(loader: Loader, epochs: int | None = None) -> Batches:
 
 
 def _training_step(bands: int, device: str) -> Any:
-    """A step of train.py with SimCLR and AdamW: two views → the loss, as the tensors to be consumed."""
-    from models.encoder import build_encoder
-    from models.objectives import build_objective
-    from training.accumulation import backward
-    from training.optimiser import build_optimiser, set_learning_rate
-    from training.precision import in_bfloat16
+    """Steps of train.py with SimCLR and AdamW: two views → the loss, as the tensors to be consumed."""
+    from bench.step import TrainingStep
     from training.recipe import Pretraining
 
     head = {"temperature": 0.2, "projection_hidden": 512, "projection_out": 128}
-    recipe = Pretraining(optimiser="adamw", clip=5.0, objective=head).resolved()
-    model: Any = build_objective(recipe.method, build_encoder(recipe.encoder, bands), recipe.objective)
-    model.to(device, memory_format=torch.channels_last)
-    optimiser = build_optimiser({model: 1.0}, "adamw", recipe.weight_decay or 0.0)
-    set_learning_rate(optimiser, recipe.peak_lr)
-    half = in_bfloat16(recipe.precision, torch.device(device))
-    autocast = partial(torch.autocast, device, torch.bfloat16, enabled=half)
-
-    def step(views: list[torch.Tensor]) -> list[torch.Tensor]:
-        placed = [view.to(memory_format=torch.channels_last) for view in views]
-        optimiser.zero_grad(set_to_none=True)
-        outcome = backward(model, model.loss, placed, 1, autocast)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip or 0.0)
-        optimiser.step()
-        model.after_step(0, 1)
-        return [outcome.loss.detach().reshape(1)]
-
-    return step
+    step = TrainingStep(Pretraining(optimiser="adamw", clip=5.0, objective=head).resolved(), bands, device)
+    return lambda views: [step(views).reshape(1)]

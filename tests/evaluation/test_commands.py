@@ -5,10 +5,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from scipy.special import logit
 
 from cli import bandstream
+from evaluation.calibration import calibration
+from evaluation.intervals import interval
+from evaluation.metrics import multilabel
+from evaluation.predictions import load_predictions
 from evaluation.probe import knn
+from evaluation.report import write_report
+from evaluation.runs import discover
+from models.encoder import build_encoder
+from models.export import EncoderBand, save_encoder
 from shards.errors import BandstreamError
 from shards.shardset import ShardSet
 from tests.pipeline.making import make_set
@@ -69,10 +79,98 @@ def test_all_stages_of_an_encoder_may_be_probed(made: Path, tmp_path: Path) -> N
     found = {}
     for level in ("last", "stages"):
         options = ("--features", level, "--view-size", 32, "--device", "cpu", "--out", tmp_path / level)
-        call("evaluate", made, "--encoder", "random:resnet18", *options)
+        call("evaluate", made, "--encoder", "random:resnet18", "--protocol", "knn", *options)
         found[level] = json.loads((tmp_path / level / "results.json").read_text())
     assert found["last"]["features"] == 512 and found["stages"]["features"] == 64 + 64 + 128 + 256 + 512
     assert {level: results["level"] for level, results in found.items()} == {"last": "last", "stages": "stages"}
+
+
+def test_floors_stand_beside_what_is_evaluated_and_alone(made: Path, tmp_path: Path) -> None:
+    """The floors of a run are what the same command says of statistics, and of random weights, by themselves."""
+    torch.manual_seed(7)
+    (tmp_path / "run").mkdir()
+    net = build_encoder("tu-resnet10t", 4, 32)
+    bands = [EncoderBand(name=b, wavelength_nm=500, mean=1000, std=800) for b in ("B02", "B03", "B04", "B08")]
+    save_encoder(tmp_path / "run", net, bands=bands, view_size=32, reflectance={}, data={}, recipe={}, scores={})
+    found = {}
+    for name, encoder in {"run": tmp_path / "run", "random": "random:tu-resnet10t", "statistics": "statistics"}.items():
+        out = tmp_path / f"of {name}"
+        options = ("--protocol", "knn", "--device", "cpu", "--threads", 1, "--view-size", 32)
+        call("evaluate", made, "--encoder", encoder, *options, "--out", out)
+        found[name] = json.loads((out / "results.json").read_text())
+    main = found["run"]
+    assert main["encoder"] == "pretrained tu-resnet10t" and set(main["floors"]) == {
+        "image statistics",
+        "random tu-resnet10t",
+    }
+    for told, alone in (("image statistics", "statistics"), ("random tu-resnet10t", "random")):
+        assert main["floors"][told]["test"] == found[alone]["test"]
+        lead = main["above_floors"][told]
+        assert lead["estimate"] == pytest.approx(main["test"]["macro_map"] - found[alone]["test"]["macro_map"])
+        assert lead["low"] <= lead["estimate"] <= lead["high"] and lead["samples"] == 38
+    assert found["statistics"]["floors"] == {} and set(found["random"]["floors"]) == {"image statistics"}
+    kept = load_predictions(tmp_path / "of run")
+    opened = ShardSet.open(made)
+    assert kept.keys.tolist() == [opened.read("test", i).key for i in range(38)]
+    assert np.array_equal(kept.truth, opened.labels("test", "land_cover"))
+    again = multilabel(kept.truth, kept.scores, kept.classes)
+    assert again["macro_map"] == pytest.approx(main["test"]["macro_map"], abs=1e-6)
+    assert interval([kept], "macro_map", resamples=1000).as_dict() == main["intervals"]["macro_map"]
+
+
+def test_linear_probes_say_how_far_their_probabilities_can_be_believed(made: Path, tmp_path: Path) -> None:
+    call("evaluate", made, "--encoder", "statistics", "--device", "cpu", "--threads", 1, "--out", tmp_path / "out")
+    found = json.loads((tmp_path / "out" / "results.json").read_text())["calibration"]
+    kept = load_predictions(tmp_path / "out")
+    again = calibration(kept.truth, logit(np.clip(kept.scores.astype(np.float64), 1e-7, 1 - 1e-7)))
+    assert found["as_is"]["ece"] == pytest.approx(again["ece"], abs=1e-3)
+    assert found["as_is"]["brier"] == pytest.approx(again["brier"], abs=1e-4) and found["temperature"] > 0
+    assert Image.open(tmp_path / "out" / "reliability.png").size[0] > 300
+
+
+@pytest.mark.parametrize(("protocol", "score", "picture"), [
+    ("cluster", "purity", None), ("retrieval", "map", "neighbours.png"), ("map", "trustworthiness", "map.png"),
+])  # fmt: skip
+def test_protocols_without_a_probe_write_scores_floors_and_pictures(
+    made: Path, tmp_path: Path, protocol: str, score: str, picture: str | None
+) -> None:
+    out = tmp_path / "out"
+    options = ("--device", "cpu", "--threads", 1, "--view-size", 32, "--out", out)
+    call("evaluate", made, "--encoder", "random:tu-resnet10t", "--protocol", protocol, *options)
+    results = json.loads((out / "results.json").read_text())
+    assert results["score"] == score and results["test"][score] > 0.8
+    assert results["floors"]["image statistics"]["test"][score] > 0.6
+    if picture:
+        assert Image.open(out / picture).size[0] > 300
+    if protocol == "map":
+        assert np.array(results["places"]).shape == (38, 2) and results["mapped_samples"] == list(range(38))
+    found = discover([tmp_path])
+    assert [content["protocol"] for _, content in found.studies] == [protocol] and not found.probes
+    write_report([tmp_path], tmp_path / "report.html", "a study beside nothing else")
+
+
+def test_sets_that_cannot_be_probed_are_one_clear_line(tmp_path: Path) -> None:
+    arrays = {"10m.npy": (["B02", "B03", "B04", "B08"], 16)}
+    one = make_set(tmp_path / "one", SIZES, arrays=arrays, label=lambda number: 4, single=True)
+    same = make_set(tmp_path / "same", SIZES, arrays=arrays, label=lambda number: 4)
+    untested = make_set(tmp_path / "untested", {"train": 20, "val": 20}, arrays=arrays)
+    few = make_set(tmp_path / "few", {"train": 5, "test": 5}, arrays=arrays)
+    net = build_encoder("tu-resnet10t", 1, 32)
+    (tmp_path / "run").mkdir()
+    bands = [EncoderBand(name="B11", wavelength_nm=500, mean=1000, std=800)]
+    save_encoder(tmp_path / "run", net, bands=bands, view_size=32, reflectance={}, data={}, recipe={}, scores={})
+    for made, options, said in (
+        (one, (), "one class, 'class 4'"),
+        (same, (), "the same labels"),
+        (untested, (), "no split 'test'"),
+        (few, ("--protocol", "retrieval"), "fewer than the 6"),
+        (few, ("--protocol", "cluster"), "no 19 clusters"),
+        (few, ("--protocol", "map"), "10 at least"),
+        (untested, ("--encoder", tmp_path / "run"), "never saw B02"),
+    ):
+        with pytest.raises(BandstreamError, match=said):
+            call("evaluate", made, "--encoder", "statistics", *options, "--device", "cpu", "--out", tmp_path / "out")
+    assert not (tmp_path / "out" / "results.json").exists()
 
 
 def test_what_cannot_be_probed_is_one_clear_line(made: Path, tmp_path: Path) -> None:

@@ -131,3 +131,53 @@ def test_nothing_but_ignored_pixels_scores_zero_and_does_not_fail() -> None:
     assert not table.any()
     scored = metrics.segmentation(table, CLASSES)
     assert scored["macro_iou"] == scored["macro_f1"] == scored["accuracy"] == 0 and scored["per_class"]["iou"] == {}
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_scores_of_exclusive_classes_are_scikit_learns(seed: int) -> None:
+    """Random maps: classes that are absent from the truth, from what was found, or from both; ignored pixels."""
+    rng = np.random.default_rng(seed)
+    share = rng.dirichlet(np.full(6, 0.4)) * (rng.random(6) < 0.7)
+    share = share / share.sum() if share.sum() else np.eye(6)[0]
+    truth = rng.choice(6, (2, 9, 11), p=share)
+    found = np.where(rng.random(truth.shape) < 0.5, truth, rng.integers(0, 5, truth.shape))
+    truth = np.where(rng.random(truth.shape) < 0.2, 255, truth)
+    scored = metrics.segmentation(metrics.confusion(truth, found, 6), CLASSES)
+    known = truth != 255
+    one, other, there = truth[known], found[known], sorted(set(truth[known].tolist()))
+    assert list(scored["support"]) == [CLASSES[k] for k in there]
+    options = {"labels": there, "average": None, "zero_division": 0}
+    for name, score in (
+        ("iou", judge.jaccard_score), ("f1", judge.f1_score), ("precision", judge.precision_score),
+        ("recall", judge.recall_score),
+    ):  # fmt: skip
+        expected = score(one, other, **options)
+        assert list(scored["per_class"][name].values()) == pytest.approx(expected.tolist()), name
+        if f"macro_{name}" in scored:
+            assert scored[f"macro_{name}"] == pytest.approx(expected.mean())
+    assert scored["accuracy"] == pytest.approx(judge.accuracy_score(one, other))
+    assert np.array_equal(scored["confusion"], judge.confusion_matrix(one, other, labels=range(6)))
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_scores_of_several_labels_are_scikit_learns(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    truth = (rng.random((40, 6)) < rng.uniform(0, 0.4, 6) * (rng.random(6) < 0.8)).astype(np.uint8)
+    truth[0, 0] = 1
+    scores = np.round(np.clip(truth * rng.uniform(0, 0.5) + rng.random(truth.shape) * 0.6, 0, 1), 2)
+    scored, there, found = metrics.multilabel(truth, scores, CLASSES), truth.any(0), scores > 0.5
+    options = {"average": None, "zero_division": 0}
+    for name, expected in (
+        ("average_precision", judge.average_precision_score(truth[:, there], scores[:, there], average=None)),
+        ("f1", judge.f1_score(truth[:, there], found[:, there], **options)),
+        ("precision", judge.precision_score(truth[:, there], found[:, there], **options)),
+        ("recall", judge.recall_score(truth[:, there], found[:, there], **options)),
+    ):
+        assert list(scored["per_class"][name].values()) == pytest.approx(np.atleast_1d(expected).tolist()), name
+    assert scored["micro_f1"] == pytest.approx(judge.f1_score(truth, found, average="micro", zero_division=0))
+
+
+def test_the_256th_class_of_pictures_is_a_class() -> None:
+    truth, scores = np.array([255, 255, 3]), np.eye(300)[[255, 7, 3]]
+    scored = metrics.single_label(truth, scores, [f"class {k}" for k in range(300)])
+    assert scored["accuracy"] == pytest.approx(2 / 3) and scored["support"] == {"class 3": 1, "class 255": 2}

@@ -94,6 +94,11 @@ def test_image_statistics_equal_numpy() -> None:
     assert np.allclose(image_statistics(views).numpy(), np.concatenate(parts, 1), atol=1e-5)
 
 
+def test_image_statistics_of_a_large_batch_are_those_of_small_ones() -> None:
+    views = torch.randn(20, 4, 512, 512, generator=torch.Generator().manual_seed(0))  # 21 million pixels
+    assert torch.equal(image_statistics(views)[15:], image_statistics(views[15:]))
+
+
 def test_features_are_frozen_and_in_the_order_of_the_batches() -> None:
     class Batch:
         def __init__(self, number: int) -> None:

@@ -13,16 +13,16 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from models.objectives import METHODS
 from shards.errors import BandstreamError
 from training.checkpoint import checkpoints, load_checkpoint, name_checkpoint, save_checkpoint
+from training.finetuning import FineTuning
 from training.monitor import Monitor, read_metrics, redraw
-from training.recipe import FineTuning, Pretraining
+from training.recipe import Pretraining
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=str)
 def test_every_recipe_is_valid(path):
-    tunes = path.stem in ("demo-classify", "demo-segment")
-    if tunes:
+    if path.stem.endswith(("-classify", "-segment", "-finetune", "-linear", "-supervised")):
         FineTuning.read(path, {})
     else:
         Pretraining.read(path, {}).resolved()

@@ -1,0 +1,116 @@
+"""What `bandstream evaluate` was asked for."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+
+from evaluation.features import Features, extract_all
+from evaluation.fractions import labelled_subset
+from evaluation.subject import Statistics
+from pipeline.loader import Loader
+from pipeline.views import ViewRecipe
+from shards.errors import BandstreamError
+from shards.manifest import LabelSpec
+from shards.shardset import ShardSet
+
+Split = tuple[np.ndarray, np.ndarray]
+"""Features float32 (n, D), and labels (n,) or multi-hot (n, K)."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The options, as typed, and the shard set, opened."""
+
+    shard_set: ShardSet
+    encoder: str
+    protocol: str
+    level: str
+    label_fraction: float
+    view_size: int | None
+    normalise: str
+    batch_size: int
+    seed: int
+    device: torch.device
+    threads: int | None
+    labels: str | None = None
+    clusters: int | None = None
+    method: str = "tsne"
+    against: str | None = None
+    hold_out: tuple[str, ...] = ()
+    ensemble: tuple[str, ...] = ()
+    passes: int = 20
+    dropout: float = 0.1
+    neighbours: int = 10
+
+    @cached_property
+    def label(self) -> tuple[str, LabelSpec]:
+        """Name and description of the label set, the first if none was named. Raises BandstreamError without it."""
+        labels = self.shard_set.manifest.labels
+        if not labels:
+            raise BandstreamError(f"{self.shard_set.place} has no labels to probe with: ingest a set that has some")
+        if self.labels is not None and self.labels not in labels:
+            raise BandstreamError(f"{self.shard_set.place} has no labels {self.labels!r}: it has {', '.join(labels)}")
+        name = self.labels or next(iter(labels))
+        return name, labels[name]
+
+    @property
+    def stages(self) -> bool:
+        return self.level == "stages"
+
+    @cached_property
+    def subset(self) -> np.ndarray:
+        """Sample numbers of train whose labels are used. Raises BandstreamError where they tell nothing apart."""
+        name, spec = self.label
+        labels = self.shard_set.labels("train", name)
+        chosen = labelled_subset(labels, self.label_fraction, self.seed)
+        refuse_one_class(labels[chosen], spec.classes, self.shard_set.place)
+        return chosen
+
+    def extract(
+        self,
+        split: str,
+        functions: list[Features],
+        *,
+        view_size: int | None,
+        statistics: Statistics | None,
+        bands: list[str] | None = None,
+        subset: np.ndarray | None = None,
+        shard_set: ShardSet | None = None,
+        labelled: bool = True,
+    ) -> tuple[list[np.ndarray], np.ndarray]:
+        """Features of a split, an array (n, D) a function, and its labels; each sample once, in order."""
+        loader = Loader(
+            shard_set or self.shard_set, split, self.batch_size, [ViewRecipe.plain(view_size)], training=False,
+            device=self.device.type, threads=self.threads, labels=self.label[0] if labelled else None, subset=subset,
+            statistics=statistics, bands=bands,
+        )  # fmt: skip
+        try:
+            return extract_all(loader, functions)
+        finally:
+            loader.close()
+
+    def described(self) -> dict[str, Any]:
+        """What every results.json of `evaluate` begins with."""
+        name, spec = self.label
+        manifest = self.shard_set.manifest
+        return {
+            "stage": "evaluate", "task": "classify", "kind": spec.kind, "target": name, "protocol": self.protocol,
+            "source": self.encoder, "label_fraction": self.label_fraction, "seed": self.seed,
+            "normalise": self.normalise, "bands": manifest.band_names, "level": self.level, "classes": spec.classes,
+            "data": {"name": manifest.name, "manifest": manifest.fingerprint()},
+        }  # fmt: skip
+
+
+def refuse_one_class(labels: np.ndarray, classes: list[str], place: str) -> None:
+    """Raises BandstreamError where labels (n,), or every column of multi-hot (n, K), are the same all over."""
+    if labels.ndim == 2:
+        if (labels == labels[:1]).all():
+            raise BandstreamError(f"every train sample of {place} has the same labels: there is nothing to tell apart")
+    elif len(np.unique(labels)) < 2:
+        raise BandstreamError(
+            f"every train sample of {place} is of one class, {classes[int(labels[0])]!r}: "
+            "there is nothing to tell apart"
+        )
