@@ -10,7 +10,8 @@ import torch.multiprocessing as mp
 from torch import nn
 
 from models.encoder import build_encoder
-from models.simclr import SimCLR, nt_xent
+from models.objectives import build_objective
+from models.objectives.contrast import nt_xent
 
 
 def algorithm_1(first: np.ndarray, second: np.ndarray, temperature: float) -> float:
