@@ -217,7 +217,7 @@ def pretrain(
                     values |= found
                     if "val_loss" in found:
                         plateau.update(found["val_loss"])
-                    is_best = bool(found) and best.update(found.get("knn", found.get("val_loss")), step)
+                    is_best = bool(found) and best.update(found["knn" if "knn" in found else "val_loss"], step)
                 if logging or wrong:
                     values |= {"lr": rate} | pace.since(step, loader.waiting, recipe.batch_size)
                     monitor.log(step - 1, epoch, values)

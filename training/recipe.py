@@ -1,6 +1,7 @@
 """Recipes: every knob of a run in one TOML file, checked before anything starts."""
 
 import difflib
+import math
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -181,8 +182,8 @@ class Pretraining(Recipe):
     def peak_lr(self) -> float:
         """The learning rate after warm-up. Of a resolved recipe."""
         assert self.lr is not None
-        ratio = self.batch_size / 256
-        return self.lr * {"linear": ratio, "sqrt": ratio**0.5, "none": 1.0}[self.lr_scaling or "none"]
+        power = {"linear": 1.0, "sqrt": 0.5, "none": 0.0}[self.lr_scaling or "none"]
+        return self.lr * math.pow(self.batch_size / 256, power)
 
     def resolved(self) -> "Pretraining":
         """The recipe with nothing left open: what it does not say is as in the method's paper (`Objective.defaults`).

@@ -30,7 +30,7 @@ MEASURED = ("feature_std", "uniformity", "encoder_std", "alignment", "sameness",
 def feature_std(x: torch.Tensor) -> torch.Tensor:
     """Spread of (n, D) over the sphere: 1 where it is even, 0 where all are one point."""
     unit = F.normalize(x.float(), dim=1)
-    return unit.std(0).mean() * x.shape[1] ** 0.5
+    return unit.std(0).mean() * math.sqrt(x.shape[1])
 
 
 def alignment(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -54,7 +54,8 @@ def effective_rank(x: torch.Tensor) -> torch.Tensor:
     # numbers that are not finite are found elsewhere; the decomposition would raise
     singular = torch.linalg.eigvalsh(gram.nan_to_num(0, 0, 0)).clamp(min=0).sqrt()
     share = singular / singular.sum().clamp(min=1e-300)
-    return torch.special.entr(share).sum().exp().float()
+    entropy: torch.Tensor = torch.special.entr(share).sum()
+    return entropy.exp().float()
 
 
 def sameness(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,6 @@ import torch.multiprocessing as mp
 from torch import nn
 
 from models.encoder import build_encoder
-from models.objectives import build_objective
 from models.objectives.contrast import nt_xent
 
 
