@@ -1,16 +1,15 @@
-"""NT-Xent against the paper's own loops, and over ranks against one process."""
+"""NT-Xent against the paper's own loops."""
 
 import math
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 
 from models.encoder import build_encoder
 from models.objectives.contrast import nt_xent
+from tests.models.objectives.tiny import compare, randoms, tiny
 
 
 def algorithm_1(first: np.ndarray, second: np.ndarray, temperature: float) -> float:
@@ -38,6 +37,18 @@ def test_the_loss_is_the_papers(n, temperature):
     found = nt_xent(torch.tensor(first), torch.tensor(second), temperature)
     assert found.loss.dtype == torch.float32
     assert found.loss.item() == pytest.approx(algorithm_1(first, second, temperature), rel=1e-5, abs=1e-6)
+
+
+def test_gradients():
+    compare(tiny("simclr", temperature=0.3), randoms(2, 4, 6), lambda e: algorithm_1(e[0], e[1], 0.3), trained=2)
+
+
+def test_local_views():
+    def naive(e: list[np.ndarray]) -> float:
+        pairs = [(0, 1), (0, 2), (1, 2), (0, 3), (1, 3)]  # each with a global view
+        return float(np.mean([algorithm_1(e[one], e[other], 0.1) for one, other in pairs]))
+
+    compare(tiny("simclr"), randoms(4, 3, 6), naive, trained=4)
 
 
 def test_closed_forms():
@@ -77,47 +88,8 @@ def test_half_precision_embeddings_are_compared_in_float32():
 @pytest.mark.parametrize("encoder", ["resnet18", "tu-resnet10t"])
 def test_the_loss_at_initialisation_is_near_that_of_chance(encoder):
     torch.manual_seed(0)
-    model = SimCLR(build_encoder(encoder, 12), 64, 128)
+    small = {"projection_hidden": 64, "temperature": 0.5}
+    objective = build_objective("simclr", build_encoder(encoder, 12), small)
     n = 32
-    found = nt_xent(*model(torch.randn(n, 12, 32, 32), torch.randn(n, 12, 32, 32)), 0.5)
+    found = objective.loss(objective([torch.randn(n, 12, 32, 32), torch.randn(n, 12, 32, 32)]))
     assert found.loss.item() == pytest.approx(math.log(2 * n - 1), abs=0.35)
-
-
-class Tiny(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.net = nn.Sequential(nn.Linear(5, 16), nn.LayerNorm(16), nn.GELU(), nn.Linear(16, 8))
-
-    def forward(self, first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.net(first), self.net(second)
-
-
-def data() -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    first, second = torch.randn(2, 8, 5, generator=generator).unbind()
-    return first, second
-
-
-def one_rank(rank: int, world: int, rendezvous: str, results: str) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world)
-    model = nn.parallel.DistributedDataParallel(Tiny())
-    first, second = (part.chunk(world)[rank] for part in data())
-    contrast = nt_xent(*model(first, second), 0.2)
-    contrast.loss.backward()
-    told = torch.stack([contrast.loss.detach(), contrast.top1, contrast.top5])
-    dist.all_reduce(told)
-    if rank == 0:
-        torch.save([told / world, *(p.grad for p in model.parameters())], results)
-    dist.destroy_process_group()
-
-
-def test_two_ranks_are_one_joined_batch(tmp_path):
-    mp.start_processes(one_rank, (2, str(tmp_path / "meet"), str(tmp_path / "out.pt")), nprocs=2, start_method="spawn")
-    told, *gradients = torch.load(tmp_path / "out.pt", weights_only=True)
-    model = Tiny()
-    contrast = nt_xent(*model(*data()), 0.2)
-    contrast.loss.backward()
-    torch.testing.assert_close(told, torch.stack([contrast.loss.detach(), contrast.top1, contrast.top5]))
-    for found, parameter in zip(gradients, model.parameters(), strict=True):
-        torch.testing.assert_close(found, parameter.grad, rtol=1e-5, atol=1e-6)
