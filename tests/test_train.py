@@ -157,7 +157,7 @@ def test_two_ranks_are_one_process_with_the_joined_batch(shards, tmp_path):
     """An encoder and heads without batch statistics; two micro-batches on each rank; two local views."""
     recipe = tmp_path / "layer.toml"
     recipe.write_text(
-        'optimiser = "sgd"\nlr = 0.1\nlr_scaling = "none"\naccumulate = 2\nlocal_views = 2\nlog_steps = 1\n'
+        'optimiser = "sgd"\nlr = 0.01\nlr_scaling = "none"\naccumulate = 2\nlocal_views = 2\nlog_steps = 1\n'
         'precision = "float32"\n[local_view]\nsize = 16\n[objective]\nhead_norm = "layer"\nprojection_hidden = 32\n'
     )
     one, two = tmp_path / "one", tmp_path / "two"
@@ -260,7 +260,7 @@ def test_every_method_with_all_that_a_recipe_can_switch_on(shards, undisturbed, 
     small = "".join(f"{name} = 16\n" for name in known if name.endswith(("_hidden", "_out")) or name == "queue")
     recipe.write_text(
         f'method = "{method}"\nepochs = 1\nlocal_views = 1\naccumulate = 2\nema = 0.9\ncheckpointing = true\n'
-        f'clip = 1.0\nprecision = "bfloat16"\n[local_view]\nsize = 16\n[objective]\n{small}'
+        f'clip = 1.0\nprecision = "bfloat16"\n[local_view]\nsize = 24\n[objective]\n{small}'
     )
     main(command(shards, out, "--recipe", str(recipe), "--init", str(undisturbed))[2:], standalone_mode=False)
     lines = logged(out)
