@@ -18,9 +18,13 @@ __all__ = ["METHODS", "Embedded", "Objective", "ObjectiveKnobs", "Outcome", "bui
 
 
 def _methods() -> dict[str, type[Objective]]:
+    found: dict[str, type[Objective]] = {}
     for module in pkgutil.iter_modules(__path__, f"{__name__}."):
-        importlib.import_module(module.name)
-    return {method.name: method for method in sorted(Objective.__subclasses__(), key=lambda method: method.name)}
+        for thing in vars(importlib.import_module(module.name)).values():
+            # also one that builds on another, which is then imported there, too
+            if isinstance(thing, type) and issubclass(thing, Objective) and "name" in vars(thing):
+                found[thing.name] = thing
+    return dict(sorted(found.items()))
 
 
 METHODS = _methods()

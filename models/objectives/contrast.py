@@ -24,8 +24,9 @@ def contrast(logits: torch.Tensor, partner: torch.Tensor) -> Contrast:
     """Cross-entropy of logits (n, K) with the columns `partner` (n,), where -inf leaves a column out."""
     loss = F.cross_entropy(logits, partner)
     with torch.no_grad():
-        # a tie counts against: embeddings that have become one point are no hits
-        closer = (logits >= logits.gather(1, partner[:, None])).sum(1) - 1  # (n,)
+        # a tie, but for rounding, counts against: embeddings that have become one point are no hits
+        wanted = logits.gather(1, partner[:, None])  # (n, 1)
+        closer = (logits >= wanted - 1e-5 * wanted.abs()).sum(1) - 1  # (n,)
     return Contrast(loss, (closer < 1).float().mean(), (closer < 5).float().mean())
 
 

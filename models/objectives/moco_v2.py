@@ -57,7 +57,7 @@ class MoCoV2(Objective):
         self.key_encoder, self.key_head = follower(encoder), follower(self.head)
         self.register_buffer("queue", F.normalize(torch.randn(knobs.queue, knobs.projection_out), dim=1))
         self.register_buffer("place", torch.zeros((), dtype=torch.int64))
-        self._fresh: torch.Tensor | None = None
+        self._fresh: list[torch.Tensor] = []
         parts = [*self.key_encoder.modules(), *self.key_head.modules()]
         self._shuffled = any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in parts)
 
@@ -87,7 +87,7 @@ class MoCoV2(Objective):
             pairs += [(query, key) for query in queries[count:] for key in keys]
             found = mean([self._contrast(query, key) for query, key in pairs])
         if self.training:
-            self._fresh = torch.cat(keys)
+            self._fresh = keys
         return Outcome(found.loss, embedded[0].detach(), found.metrics)
 
     def _contrast(self, query: torch.Tensor, key: torch.Tensor) -> Contrast:
@@ -102,9 +102,10 @@ class MoCoV2(Objective):
         """Average the weights, and put the step's keys, of all ranks in their order, where the oldest were."""
         follow(self.key_encoder, self.encoder, self.knobs.momentum)
         follow(self.key_head, self.head, self.knobs.momentum)
-        if self._fresh is None:
+        if not self._fresh:
             return
-        keys, self._fresh = gathered(self._fresh), None
+        # a view at a time, as one process with the joined batch has them
+        keys, self._fresh = torch.cat([gathered(key) for key in self._fresh]), []
         if len(keys) > len(self.queue):
             raise BandstreamError(f"{len(keys)} keys a step do not fit the queue of {len(self.queue)}: raise queue")
         at = (self.place + torch.arange(len(keys), device=keys.device)) % len(self.queue)

@@ -74,7 +74,6 @@ def test_top_k_counts_keys_among_the_nearest():
 def test_the_queue_keeps_the_newest_keys(symmetric):
     objective = tiny("moco-v2", queue=11, symmetric=symmetric)
     kept = list(objective.queue.clone())  # oldest first
-    slots = {n: n for n in range(11)}
     at = 0
     for step in range(6):
         keys = [torch.tensor(each).float() for each in randoms(1 + symmetric, 4, 6, seed=step)]
@@ -82,7 +81,6 @@ def test_the_queue_keeps_the_newest_keys(symmetric):
         objective.after_step(step, 6)
         for key in F.normalize(torch.cat(keys), dim=1):
             kept = [*kept[1:], key]
-            slots[at] = step
             at = (at + 1) % 11
         torch.testing.assert_close(objective.queue.roll(-at, 0), torch.stack(kept))
         assert objective.place.item() == at

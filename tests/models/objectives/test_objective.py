@@ -183,6 +183,18 @@ def test_views_of_a_size_share_a_pass(name):
     assert sizes == [(globals_, 3, 8, 8), (8, 3, 6, 6)]
 
 
+@pytest.mark.parametrize(("name", "count"), [("simclr", 2), ("moco-v2", 2), ("moco-v3", 4)])
+@pytest.mark.parametrize("seed", range(3))
+def test_embeddings_of_one_point_are_no_hits(name, count, seed):
+    objective = tiny(name, seed=seed, projection_out=31)
+    point = torch.randn(1, 31)
+    if name == "moco-v2":
+        objective.queue.copy_(torch.nn.functional.normalize(point, dim=1).expand_as(objective.queue))
+    # rounding makes similarities of equal vectors differ
+    metrics = objective.loss([point.repeat(33, 1)] * count).metrics
+    assert metrics["top1"] == metrics["top5"] == 0
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_half_precision_embeddings_are_compared_in_float32(name):
     objective = tiny(name)

@@ -29,5 +29,6 @@ def test_two_ranks_are_one_joined_batch(of_two, of_one, case):
         assert list(found) == list(wanted)
         for key, value in wanted.items():
             torch.testing.assert_close(found[key], value, rtol=1e-5, atol=1e-5, msg=lambda told, key=key: f"{key}: {told}")
-    moved = [key for key in wanted if key.startswith("2 gradient")]
-    assert moved and all(wanted[key].abs().max() > 1e-4 for key in moved), "gradients too small to compare"
+    sizes = sorted(value.abs().max().item() for key, value in wanted.items() if key.startswith("2 gradient"))
+    # one vanishes: VICReg does not see the last bias, which moves all embeddings alike
+    assert sizes[1] > 1e-4, "gradients too small to compare"
