@@ -10,9 +10,8 @@
 Every knob is one of `Pretraining` in training/recipe.py and can stand in a recipe; what a recipe leaves out is as in
 the method's paper, and recipe.json says what it came to.
 
-SHARDS may be a URL of fsspec (s3://…, https://…): its shards are fetched ahead of need into a cache and checked.
-BANDSTREAM_CACHE names the cache's folder (else ~/.cache/bandstream), BANDSTREAM_CACHE_GB its size (else half of what is
-free). Endpoint and credentials are the environment's (AWS_ENDPOINT_URL, ...) or of fsspec's configuration.
+SHARDS may be a URL of fsspec (s3://…, https://…), whose shards are fetched ahead of need into a cache: BANDSTREAM_CACHE
+names its folder, BANDSTREAM_CACHE_GB its size. Endpoint and credentials are the environment's, or of fsspec's files.
 
 RUN holds recipe.json, metrics.jsonl, tensorboard/, views.png, floors.json, checkpoints/ (the newest, and the best by
 validation) and, at the end, encoder.safetensors with encoder.json and a model card, and summary.json. SIGTERM or
@@ -76,7 +75,7 @@ def pretrain(
     from torch import nn
 
     from evaluation.online import Online, projected
-    from evaluation.pictures import save_picture, view_sheet
+    from evaluation.pictures import save_views
     from models.objectives import build_objective
     from pipeline.loader import Loader
     from shards import atomic
@@ -117,8 +116,7 @@ def pretrain(
     bare.to(place.device, memory_format=torch.channels_last)
     average = Average(encoder, recipe.ema) if recipe.ema else None
     shown: Any = average.encoder if average else encoder  # what is validated and exported
-    if recipe.checkpointing:
-        encoder.checkpointing(True)
+    encoder.checkpointing(recipe.checkpointing)
     optimiser = build_optimiser({bare: 1.0}, recipe.optimiser, recipe.weight_decay, recipe.momentum)
     rates = rate_curve(recipe.schedule, recipe.peak_lr, steps, int(recipe.warmup_epochs * epoch_steps))
     plateau = Plateau(recipe.plateau_patience if recipe.schedule == "plateau" else None, recipe.plateau_factor)
@@ -174,9 +172,7 @@ def pretrain(
                 first, ending = step == 0, (step + 1) % epoch_steps == 0
                 looking = first or (step + 1) % watch.look_steps == 0
                 logging = first or ending or (step + 1) % recipe.log_steps == 0
-                leaving = (
-                    bool(told_to_stop) if place.world_size == 1 else looking and any_rank(bool(told_to_stop), place)
-                )
+                leaving = (looking or place.world_size == 1) and any_rank(bool(told_to_stop), place)
                 saving = leaving or ending or (step + 1) % recipe.checkpoint_steps == 0
                 values: dict[str, Any] = {}
                 if looking or logging:  # at the weights that made these embeddings
@@ -200,14 +196,11 @@ def pretrain(
                 if wrong:
                     way = f"lower --lr (now {recipe.lr:g}), warm up longer, or raise the batch size"
                     if recipe.on_nan == "stop":
-                        raise BandstreamError(
-                            f"{wrong}, at step {step}: {way}; checkpoints are in {checkpoints.folder}"
-                        )
+                        raise BandstreamError(f"{wrong}, at step {step}: {way}; checkpoints: {checkpoints.folder}")
                     watch.go_back(f"{wrong}, at step {step}", way)
                     back = checkpoints.go_back(GOOD)
                     event = f"{wrong}: back to the weights of step {back}, rate × {watch.factor:g}"
                     values = {"rollbacks": watch.rollbacks, "event": event}  # the data go on
-
                 # -- the end of an epoch, and what is told and kept
                 is_best = False
                 if saving:
@@ -222,8 +215,7 @@ def pretrain(
                     values |= {"lr": rate} | pace.since(step, loader.waiting, recipe.batch_size)
                     monitor.log(step - 1, epoch, values)
                 if first and place.is_main:
-                    pair = [view[:8].float().numpy(force=True) for view in batch.views[:2]]
-                    save_picture(out / "views.png", view_sheet(pair, manifest, bands))
+                    save_views(out / "views.png", batch.views, manifest, bands)
                     monitor.picture("views")
                 if saving:
                     checkpoints.save(step, is_best, good=not watch.doubts)
@@ -248,10 +240,8 @@ def pretrain(
             "device": str(place.device), "threads": torch.get_num_threads(),
         }  # fmt: skip
         atomic.write_json(out / "summary.json", summary)
-        click.echo(
-            f"{out}/encoder.safetensors after {step} steps in {seconds:.0f} s "
-            f"({summary['samples_per_s']:.0f} samples/s, {summary['waiting']:.0%} of the time waiting for data)"
-        )
+        speed = f"{summary['samples_per_s']:.0f} samples/s, {summary['waiting']:.0%} of the time waiting for data"
+        click.echo(f"{out}/encoder.safetensors after {step} steps in {seconds:.0f} s ({speed})")
     online.close()
     loader.close()
 

@@ -8,6 +8,7 @@ import io
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -127,6 +128,12 @@ def view_sheet(views: Sequence[np.ndarray], manifest: Manifest, bands: Sequence[
     sheet = np.concatenate(rows)
     zoom = max(1, round(1000 / sheet.shape[1]))
     return sheet.repeat(zoom, 0).repeat(zoom, 1)
+
+
+def save_views(path: Path, views: Sequence[Any], manifest: Manifest, bands: Sequence[str]) -> None:
+    """The first pair of `views`, tensors (N, C, S, S) on any device, of up to eight samples, as a PNG."""
+    pair = [view[:8].float().numpy(force=True) for view in views[:2]]
+    save_picture(path, view_sheet(pair, manifest, bands))
 
 
 def prediction_sheet(

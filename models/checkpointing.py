@@ -32,7 +32,7 @@ def set_checkpointing(net: nn.Module, name: str, on: bool) -> None:
             if stage.startswith(("layer", "stage")) and isinstance(part, nn.Sequential)
             for block in part
         ]
-        if not blocks:
+        if on and not blocks:
             raise BandstreamError(f"{name} has no activation checkpointing: leave it off, or take a ResNet or timm's")
         for block in blocks:
             block.__dict__.pop("forward", None)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from models.encoder import build_encoder
+from models.objectives import build_objective
 from models.objectives.contrast import nt_xent
 from tests.models.objectives.tiny import compare, randoms, tiny
 
