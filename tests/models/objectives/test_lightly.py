@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from tests.models.objectives.tiny import tiny
 
 pytest.importorskip("lightly")
-from lightly.loss import NegativeCosineSimilarity, NTXentLoss, VICRegLoss  # noqa: E402
+from lightly.loss import NegativeCosineSimilarity, NTXentLoss, VICRegLoss
 
 
 def leaves(count: int, n: int = 8, width: int = 6, seed: int = 0) -> list[torch.Tensor]:

@@ -48,7 +48,7 @@ def test_wrong_names_and_knobs_are_told_in_a_line(name, knobs, told):
     assert str(raised.value) == told
 
 
-SEVENTH = '''
+SEVENTH = """
 from models.objectives.objective import ObjectiveKnobs, Outcome
 from models.objectives.simclr import SimCLR
 
@@ -69,7 +69,7 @@ class Pull(SimCLR):
 
     def loss(self, embedded):
         return Outcome(self.knobs.pull * (embedded[0] - embedded[1]).square().mean(), embedded[0].detach(), {})
-'''
+"""
 
 
 def test_a_new_objective_is_a_new_file(tmp_path, monkeypatch):

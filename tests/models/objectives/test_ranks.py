@@ -28,7 +28,9 @@ def test_two_ranks_are_one_joined_batch(of_two, of_one, case):
     for found in (of_two[0][case], of_two[1][case]):
         assert list(found) == list(wanted)
         for key, value in wanted.items():
-            torch.testing.assert_close(found[key], value, rtol=1e-5, atol=1e-5, msg=lambda told, key=key: f"{key}: {told}")
+            torch.testing.assert_close(
+                found[key], value, rtol=1e-5, atol=1e-5, msg=lambda told, key=key: f"{key}: {told}"
+            )
     sizes = sorted(value.abs().max().item() for key, value in wanted.items() if key.startswith("2 gradient"))
     # one vanishes: VICReg does not see the last bias, which moves all embeddings alike
     assert sizes[1] > 1e-4, "gradients too small to compare"

@@ -59,7 +59,9 @@ def test_local_views():
     def naive(e: list[np.ndarray]) -> float:
         pairs = [(0, 1), (0, 2), (1, 2), (0, 3), (1, 3)]
         close = float(np.mean([invariance(e[one], e[other]) for one, other in pairs]))
-        return 25 * close + 25 * float(np.mean([variance(z) for z in e])) + 2 * float(np.mean([covariance(z) for z in e]))
+        return (
+            25 * close + 25 * float(np.mean([variance(z) for z in e])) + 2 * float(np.mean([covariance(z) for z in e]))
+        )
 
     compare(tiny("vicreg"), randoms(4, 5, 3), naive, trained=4)
 
