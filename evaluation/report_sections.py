@@ -145,7 +145,7 @@ def finetuning_section(runs: list[Run], datasets: dict[str, Path]) -> dict[str, 
         row |= {"val": content["val"], "time": _duration(content["seconds"]["all"]),
                 "epochs": f"{content['best_epoch'] + 1} / {content['epochs_run']}"}  # fmt: skip
     scratch = [c["test"] for _, c in runs if not is_pretrained(c)]
-    pretrained = [c["test"] for _, c in runs if is_pretrained(c) and c["freeze"] == "none"]
+    pretrained = [c["test"] for _, c in runs if is_pretrained(c) and c["freeze"] != "encoder"]
     compared = bool(scratch and pretrained)
     measure = next(iter(first["test"]["per_class"]))
     per_class = []
@@ -171,11 +171,12 @@ def finetuning_section(runs: list[Run], datasets: dict[str, Path]) -> dict[str, 
                 else f"Means of {len(scratch)} and {len(pretrained)} runs."
             ),
         }
+    decoder = f", decoder {first.get('decoder', 'unet')}" if kind == "segment" else ""
     absent = [name for name in first["classes"] if name not in first["test"]["support"]]
     return {
         "title": f"Fine-tuning: {task} with {_percent(first['label_fraction'])} of the labels",
         "text": f"{first['labelled_samples']:,} labelled patches of the train split, the same for every row with the "
-        f"same seed; {first['encoder']}{' in a U-Net' if kind == 'segment' else ''}; scores on the "
+        f"same seed; {first['encoder']}{decoder}; scores on the "
         f"{first['test_samples']:,} patches of the test split, by the epoch with the best {NAMES[score]} on val.",
         "columns": [NAMES[name] for name in COLUMNS[kind]], "rows": rows, "verdict": verdict,
         "measure": NAMES[measure], "unit": "test pixels" if kind == "segment" else "in test",

@@ -78,8 +78,9 @@ def is_pretrained(content: dict[str, Any]) -> bool:
 def label(content: dict[str, Any]) -> str:
     if content.get("stage") == "evaluate":
         return str(content["encoder"]) + (", all stages" if content["level"] == "stages" else "")
-    start = "from scratch" if content["init"] == "scratch" else "pretrained"
-    return f"{start}, encoder frozen" if content["freeze"] == "encoder" else start
+    start = {"scratch": "from scratch"}.get(content["init"], str(content.get("init_kind", "pretrained")))
+    frozen = {"encoder": ", encoder frozen", "progressive": ", unfrozen by and by"}
+    return start + frozen.get(content["freeze"], "")
 
 
 def times(found: Found) -> list[dict[str, Any]]:

@@ -18,15 +18,18 @@ def model_card(info: EncoderInfo) -> str:
         if info.licence
         else "The licence of the weights follows that of the data they were trained on."
     )
+    supervised = "target" in info.data
+    kind = "Supervised" if supervised else "Self-supervised"
+    tags = ["remote-sensing", "sentinel-2", kind.lower(), info.encoder]
     adapted = f"\n\nThe stem was fitted by band name, before training: {info.adapted}." if info.adapted else ""
     return f"""---
 library_name: bandstream
-{licence}tags: {json.dumps(["remote-sensing", "sentinel-2", "self-supervised", info.encoder])}
+{licence}tags: {json.dumps(tags)}
 ---
 
-# {info.encoder}, pretrained on {len(info.bands)} bands
+# {info.encoder}, trained on {len(info.bands)} bands
 
-Self-supervised encoder for Sentinel-2 imagery, written by bandstream {info.versions.get("bandstream", "(unknown)")}.
+{kind} encoder for Sentinel-2 imagery, written by bandstream {info.versions.get("bandstream", "(unknown)")}.
 
 ## Data
 

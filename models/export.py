@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
+from torch import nn
 
 from models.card import CARD, model_card
 from models.description import DESCRIPTION, EncoderBand, EncoderInfo, read_description
@@ -98,7 +99,8 @@ def load_encoder(
         state[stem], adapted = adapt_stem(state[stem], trained, sources)
         info = info.model_copy(update={"bands": _bands_at_hand(info, sources), "adapted": adapted})
     encoder.adaptation = info.adapted
-    encoder.net.load_state_dict(state, strict=True)
+    # not by the method of smp's encoders, some of which take no `strict`
+    nn.Module.load_state_dict(encoder.net, state, strict=True)
     return encoder, info
 
 

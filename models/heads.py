@@ -68,7 +68,7 @@ class Segmenter(nn.Module):
             try:
                 self.net = DECODERS[decoder](
                     encoder.name, encoder_weights=None, in_channels=encoder.in_channels, classes=classes,
-                    **getattr(encoder, "options", {}),
+                    **encoder.options,
                 )  # fmt: skip
             except (KeyError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
                 raise BandstreamError(f"{decoder} cannot be built on {encoder.name}: {error}") from None

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import nn
 
 from models.encoder import IMAGENET, Encoder, library_of, make_encoder
 from models.stem import adapt_stem, find_stem, rgb_sources
@@ -38,7 +39,7 @@ def from_imagenet(
     wavelengths = {colour: float(band.wavelength_nm) for colour, band in PICTURE.items()}
     state[stem], told = adapt_stem(state[stem], wavelengths, rgb_sources(bands))
     encoder = make_encoder(name, in_channels, view_size)
-    encoder.net.load_state_dict(state, strict=True)
+    nn.Module.load_state_dict(encoder.net, state, strict=True)
     encoder.adaptation = told
     return encoder
 
@@ -70,7 +71,7 @@ def _read(name: str, view_size: int | None, file: Path) -> Encoder:
     try:
         if library_of(name) == "smp" and not name.startswith("tu-"):
             encoder = make_encoder(name, 3, view_size)
-            encoder.net.load_state_dict(dict(held), strict=True)
+            nn.Module.load_state_dict(encoder.net, dict(held), strict=True)
         else:
             chosen = {"weights": True} if name.startswith("tu-") else {"pretrained": True}
             encoder = make_encoder(name, 3, view_size, **chosen, pretrained_cfg_overlay={"file": str(file)})

@@ -53,7 +53,7 @@ class FineTuning(Recipe):
     """Alpha of CutMix, for single labels; 0: off."""
     batch_size: Annotated[int, Field(ge=2)] = 32
     epochs: Count = 50
-    optimiser: Literal["adamw", "sgd"] = "adamw"
+    optimiser: Literal["adamw", "adam", "sgd", "lars"] = "adamw"
     lr: Positive = 1e-3
     encoder_lr: Positive = 1.0
     """Factor on the learning rate for the encoder's weights."""
