@@ -88,7 +88,7 @@ def test_published_numbers_stand_in_the_recipes() -> None:
     supervised = read("cerradata-supervised")
     assert (supervised.target, supervised.label_fraction, supervised.encoder) == ("L1", 1.0, cerrado.encoder)
     linear, full = read("pictures-resnet18-linear"), read("pictures-resnet18-finetune")
-    assert (linear.freeze, linear.lr, full.freeze, full.lr, full.epochs) == ("encoder", 0.01, "none", 1e-3, 50)
+    assert (linear.frozen, linear.lr, full.frozen, full.lr, full.epochs) == ("encoder", 0.01, "none", 1e-3, 50)
     eurosat = read("bigearthnet-finetune")
     stages = [eurosat.stages(epoch) for epoch in range(eurosat.epochs)]
     assert [stages.count(value) for value in (0, 1, None)] == [10, 10, 80] and stages == [0] * 10 + [1] * 10 + [

@@ -91,9 +91,8 @@ def sets(tmp_path_factory):
 
 def test_no_recipe_is_forgotten():
     named = {path.stem for path in RECIPES.glob("*.toml")}
-    others = {
-        name for name in named if name.startswith("demo") or name.endswith(("-classify", "-segment", "-finetune"))
-    }
+    tuning = ("-classify", "-segment", "-finetune", "-linear", "-supervised")
+    others = {name for name in named if name.startswith("demo") or name.endswith(tuning)}
     assert named - others == RUN.keys()
 
 
