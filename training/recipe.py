@@ -77,8 +77,10 @@ class Watching(BaseModel):
     feature_std: Share = 0.05
     """Spread of the embeddings over the sphere (1: even, 0: one point) below which they have collapsed, unless they
     began with little more."""
-    of_beginning: Share = 0.25
-    """Share of the spread that the encoder's features began with below which they have collapsed."""
+    encoder_std: Share = 0.1
+    """The same for the encoder's features, whose spread may be small from the beginning."""
+    of_beginning: Share = 0.15
+    """Share of the spread that either began with: what is above it has not collapsed."""
     samples: Annotated[int, Field(ge=4)] = 64
     """Of a process's batch, whose features before the head are looked at."""
     rollbacks: Annotated[int, Field(ge=0)] = 3

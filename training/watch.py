@@ -16,6 +16,8 @@ from training.recipe import Watching
 
 LOOKS_AN_EPOCH, LOOK_STEPS = 10, 10
 """Features are looked at so often in an epoch, or every LOOK_STEPS steps where that is more often."""
+GRACE = 20, 100
+"""Steps that are not judged: half an epoch, but at least and at most so many."""
 PATIENCE = 4
 """Looks in a row that must find features collapsed."""
 APART, STRANGERS = 0.8, 0.98
@@ -89,14 +91,14 @@ def measure(encoder: nn.Module, views: list[torch.Tensor], embeddings: torch.Ten
 class Watch:
     """Judges each look at the features against the first one, and keeps count of rollbacks.
 
-    `epoch_steps`: steps of an epoch. A run is stopped after PATIENCE looks in a row at which, beyond the first half
-    epoch (or 100 steps), its embeddings or the encoder's features have drawn together, far below where they began.
+    `epoch_steps`: steps of an epoch. A run is stopped after PATIENCE looks in a row at which, beyond the steps of
+    GRACE, its embeddings or the encoder's features have drawn together, far below where they began.
     """
 
     def __init__(self, knobs: Watching, epoch_steps: int, place: Place) -> None:
         self.knobs = knobs
         self.look_steps = max(1, min(LOOK_STEPS, epoch_steps // LOOKS_AN_EPOCH))
-        self.grace = min(100, epoch_steps // 2)
+        self.grace = max(GRACE[0], min(GRACE[1], epoch_steps // 2))
         self.doubts, self.rollbacks, self.factor = 0, 0, 1.0
         self.beginning: dict[str, float] = {}
         self._not_finite = torch.zeros((), device=place.device)
@@ -126,7 +128,7 @@ class Watch:
             return (
                 f"the embeddings collapsed (feature std {now['feature_std']:.3f}, at first {then['feature_std']:.3f})"
             )
-        if now["encoder_std"] < min(self.knobs.feature_std, share * then["encoder_std"]):
+        if now["encoder_std"] < min(self.knobs.encoder_std, share * then["encoder_std"]):
             return (
                 f"the encoder's features collapsed (std {now['encoder_std']:.4f}, at first {then['encoder_std']:.3f})"
             )

@@ -1,7 +1,8 @@
 """A learning rate far too high is stopped and named within an epoch, whatever the method; a healthy run never is.
 
-Each method trains encoders with and without batch normalisation on made-up patches, at a rate that suits it and at
-one far too high, from several seeds.
+Each method trains a small transformer on made-up patches, at a rate that suits it and at one far too high, from several
+seeds. (What batch normalisation follows does not depend on the size of its weights: such networks shrink their own
+rates, and SimCLR's went on learning at 10⁴ times a good one.)
 """
 
 import json
@@ -15,9 +16,9 @@ from models.objectives import METHODS
 from tests.proofs.linear_probe import bandstream
 
 REPOSITORY = Path(__file__).parents[2]
-PATCHES, SEEDS, EPOCHS = 3000, 5, 3
+PATCHES, SEEDS, EPOCHS = 8000, 5, 2
 RATES = {"healthy": 1e-3, "high": 10.0}
-ENCODERS = ("cnn", "test_vit")
+ENCODERS = ("test_vit",)
 RECIPE = """
 batch_size = 64
 optimiser = "adamw"

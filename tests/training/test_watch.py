@@ -85,7 +85,7 @@ HEALTHY = {"loss": 4.0, "feature_std": 0.6, "uniformity": -2.0, "encoder_std": 0
 
 
 def judged(changes, first=HEALTHY, steps=40):
-    """What a watch says at each step of an epoch of 40 whose numbers change at half of it."""
+    """What a watch says at each look of an epoch of 40 steps whose numbers change at half of it."""
     watch = Watch(Watching(), 40, PLACE)
     assert watch.look_steps == 4
     said = [watch.judge(1, first)]
