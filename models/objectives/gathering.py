@@ -1,8 +1,9 @@
 """Embeddings of all ranks."""
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
-import torch.distributed.nn.functional as dist_nn
 
 
 def place() -> tuple[int, int]:
@@ -14,8 +15,24 @@ def gathered(local: torch.Tensor) -> torch.Tensor:
     """(n, D) of every rank, in their order, joined to (N, D): differentiable in all of them."""
     if place()[1] == 1:
         return local
-    if not (local.requires_grad and torch.is_grad_enabled()):
-        parts = [torch.empty_like(local) for _ in range(place()[1])]
+    joined: torch.Tensor = _Gather.apply(local)
+    return joined
+
+
+class _Gather(torch.autograd.Function):
+    """Every rank uses every rank's embeddings: the gradients that all of them have for one's come back to it, added up.
+
+    What torch has for it (torch.distributed.nn) is deprecated, and its successor is private.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, local: torch.Tensor) -> torch.Tensor:
+        parts = [torch.empty_like(local, memory_format=torch.contiguous_format) for _ in range(place()[1])]
         dist.all_gather(parts, local.contiguous())
         return torch.cat(parts)
-    return torch.cat(dist_nn.all_gather(local.contiguous()))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
+        whole = gradients[0].clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(whole)
+        return whole.chunk(place()[1])[place()[0]]
