@@ -17,17 +17,17 @@ from models.objectives import METHODS
 from tests.proofs.linear_probe import bandstream
 
 REPOSITORY = Path(__file__).parents[2]
-PATCHES, SEEDS, VIEW = 4000, 3, 48
+PATCHES, SEEDS = 4000, 3
 RECIPE = """
 encoder = "resnet18"
 batch_size = 128
-epochs = 8
+epochs = 40
 optimiser = "adamw"
 lr = 1e-3
-warmup_epochs = 1
+warmup_epochs = 4
 validate_epochs = 0
 [view]
-size = 48
+size = 32
 crop_scale = [0.15, 0.7]
 gain = 0.1
 offset = 0.1
@@ -59,7 +59,7 @@ def probe(folder: Path, encoder: object, name: str, seed: int) -> float:
     out = folder / f"probe-{name}"
     if not (out / "results.json").exists():
         level = () if encoder == "statistics" else ("--features", "stages")
-        words = ("evaluate", shards(folder), "--encoder", encoder, "--seed", seed, "--view-size", 96, "--out", out)
+        words = ("evaluate", shards(folder), "--encoder", encoder, "--seed", seed, "--view-size", 64, "--out", out)
         bandstream(*words, *level)
     found: float = json.loads((out / "results.json").read_text())["test"]["macro_map"]
     return found
