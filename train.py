@@ -2,7 +2,7 @@
 
     bandstream train SHARDS --out RUN                            SimCLR, as in its paper
     bandstream train SHARDS --out RUN --method byol              or moco-v2, moco-v3, simsiam, vicreg
-    bandstream train SHARDS --out RUN --recipe recipes/simclr-resnet18.toml --epochs 200
+    bandstream train SHARDS --out RUN --recipe recipes/simclr-resnet18.toml
     bandstream train SHARDS --out RUN --init OTHER               from the encoder of a run, of a folder or the Hub
     bandstream train SHARDS --out RUN --resume                   go on where the run was stopped or killed, if it was
     torchrun --nproc-per-node 8 train.py SHARDS --out RUN        on several GPUs; batch sizes are global
@@ -10,18 +10,16 @@
 Every knob is one of `Pretraining` in training/recipe.py and can stand in a recipe; what a recipe leaves out is as in
 the method's paper, and recipe.json says what it came to.
 
-SHARDS may be a URL of fsspec (s3://…, https://…): its shards are fetched ahead of need into a cache and checked.
-BANDSTREAM_CACHE names the cache's folder (else ~/.cache/bandstream), BANDSTREAM_CACHE_GB its size (else half of what is
-free). Endpoint and credentials are the environment's (AWS_ENDPOINT_URL, ...) or of fsspec's configuration.
+SHARDS may be a URL of fsspec (s3://…, https://…): its shards are fetched ahead of need into a cache and checked
+(BANDSTREAM_CACHE, BANDSTREAM_CACHE_GB); endpoint and credentials are the environment's or of fsspec's configuration.
 
 RUN holds recipe.json, metrics.jsonl, tensorboard/, views.png, floors.json, checkpoints/ (the newest, and the best by
-validation) and, at the end, encoder.safetensors with encoder.json and a model card, and summary.json. SIGTERM or
-SIGUSR1 (a scheduler's notice) finishes the step, saves, and leaves with exit code 143; the same command with --resume
-goes on. A run that is resumed, on the same number of processes and threads, ends with the same weights as one left
-alone; where nothing was saved yet, it begins.
+validation) and, at the end, encoder.safetensors, encoder.json, a model card and summary.json. SIGTERM or SIGUSR1 (a
+scheduler's notice) finishes the step, saves, and leaves with exit code 143; the same command with --resume goes on and,
+on as many processes and threads, ends with the weights of a run left alone; where nothing was saved yet, it begins.
 
-Where a number is not finite, or features collapse, the run ends and says what to change; with --on-nan rollback its
-weights go back to the last good checkpoint, and it goes on with the data that follow, at a lower rate.
+Where numbers are not finite or features collapse, the run ends and says what to change; with --on-nan rollback its
+weights go back to the last good checkpoint, and the data go on, at a lower rate.
 """
 
 import math
@@ -136,8 +134,7 @@ def pretrain(
         if place.device.type == "cuda":
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         model = on_all_ranks(model)
-    if recipe.compile:
-        model = torch.compile(model)  # type: ignore[assignment]
+    model = torch.compile(model) if recipe.compile else model  # type: ignore[assignment]
     out.mkdir(parents=True, exist_ok=True)
     half = in_bfloat16(recipe.precision, place.device)
     autocast = partial(torch.autocast, place.device.type, torch.bfloat16, enabled=half)
@@ -169,14 +166,12 @@ def pretrain(
                 if recipe.clip:
                     nn.utils.clip_grads_with_norm_(bare.parameters(), recipe.clip, norm)
                 watch.note(outcome.loss, norm)
-
                 # -- only steps that look, log, save or leave wait for the device, or for other ranks
                 first, ending = step == 0, (step + 1) % epoch_steps == 0
                 looking = first or (step + 1) % watch.look_steps == 0
                 logging = first or ending or (step + 1) % recipe.log_steps == 0
-                leaving = (
-                    bool(told_to_stop) if place.world_size == 1 else looking and any_rank(bool(told_to_stop), place)
-                )
+                alone = place.world_size == 1
+                leaving = bool(told_to_stop) if alone else looking and any_rank(bool(told_to_stop), place)
                 saving = leaving or ending or (step + 1) % recipe.checkpoint_steps == 0
                 values: dict[str, Any] = {}
                 if looking or logging:  # at the weights that made these embeddings
@@ -189,7 +184,6 @@ def pretrain(
                 if average:
                     average.update(encoder)
                 step += 1
-
                 # -- is all well? what is saved was looked at before: no checkpoint holds a model that diverged
                 wrong = None
                 if looking or logging or saving:
@@ -200,14 +194,11 @@ def pretrain(
                 if wrong:
                     way = f"lower --lr (now {recipe.lr:g}), warm up longer, or raise the batch size"
                     if recipe.on_nan == "stop":
-                        raise BandstreamError(
-                            f"{wrong}, at step {step}: {way}; checkpoints are in {checkpoints.folder}"
-                        )
+                        raise BandstreamError(f"{wrong}, at step {step}: {way}; checkpoints: {checkpoints.folder}")
                     watch.go_back(f"{wrong}, at step {step}", way)
                     back = checkpoints.go_back(GOOD)
                     event = f"{wrong}: back to the weights of step {back}, rate × {watch.factor:g}"
                     values = {"rollbacks": watch.rollbacks, "event": event}  # the data go on
-
                 # -- the end of an epoch, and what is told and kept
                 is_best = False
                 if saving:
@@ -215,9 +206,8 @@ def pretrain(
                 if ending and recipe.validate_epochs and (epoch + 1) % recipe.validate_epochs == 0:
                     found = online.validate(bare, shown, autocast)
                     values |= found
-                    if "val_loss" in found:
-                        plateau.update(found["val_loss"])
-                    is_best = bool(found) and best.update(found.get("knn", found.get("val_loss")), step)
+                    plateau.update(found.get("val_loss", math.inf))
+                    is_best = bool(found) and best.update(found["knn" if "knn" in found else "val_loss"], step)
                 if logging or wrong:
                     values |= {"lr": rate} | pace.since(step, loader.waiting, recipe.batch_size)
                     monitor.log(step - 1, epoch, values)

@@ -109,7 +109,8 @@ class Online:
 
     def _features(self, split: str, features: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """Features (n, D) and labels of all samples over all ranks, on the CPU, in no particular order."""
-        found, labels = [], []
+        found: list[torch.Tensor] = []
+        labels: list[Any] = []
         for batch in self._parts[split]:
             found.append(features(batch.views[0].to(self.place.device)).float().cpu())
             labels.append(batch.labels)

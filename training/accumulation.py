@@ -57,8 +57,8 @@ def backward(
     gradients = [None if leaf.grad is None else leaf.grad.split([len(p[0]) for p in parts]) for leaf in leaves]
     for number, part in enumerate(parts):
         last = number == len(parts) - 1
-        silent = model.no_sync() if not last and hasattr(model, "no_sync") else nullcontext()
-        with silent:  # type: ignore[attr-defined]
+        silent: Any = getattr(model, "no_sync", nullcontext)  # DistributedDataParallel has it, compiled or not
+        with nullcontext() if last else silent():
             _set_random_state(device, random[number])
             with autocast():
                 again = tuple(model(list(part)))

@@ -31,7 +31,7 @@ def build_optimiser(
         return LARS(groups, momentum)
     if name == "sgd":
         return torch.optim.SGD(groups, lr=0.0, momentum=momentum, nesterov=momentum > 0)
-    kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[name]
+    kind: type[torch.optim.AdamW | torch.optim.Adam] = torch.optim.AdamW if name == "adamw" else torch.optim.Adam
     return kind(groups, lr=0.0, betas=(momentum, 0.999))
 
 

@@ -184,7 +184,8 @@ class Pretraining(Recipe):
         """The learning rate after warm-up. Of a resolved recipe."""
         assert self.lr is not None
         ratio = self.batch_size / 256
-        return self.lr * {"linear": ratio, "sqrt": ratio**0.5, "none": 1.0}[self.lr_scaling or "none"]
+        factors = {"linear": ratio, "sqrt": ratio**0.5, "none": 1.0}
+        return self.lr * float(factors[self.lr_scaling or "none"])
 
     def resolved(self) -> "Pretraining":
         """The recipe with nothing left open: what it does not say is as in the method's paper (`Objective.defaults`).

@@ -17,7 +17,7 @@ from training.recipe import Watching
 LOOKS_AN_EPOCH, LOOK_STEPS = 10, 10
 """Features are looked at so often in an epoch, or every LOOK_STEPS steps where that is more often."""
 GRACE = 20, 100
-"""Steps that are not judged: half an epoch, but at least and at most so many."""
+"""Steps in which no run is ended: half an epoch, but at least and at most so many."""
 PATIENCE = 4
 """Looks in a row that must find features collapsed."""
 APART, STRANGERS = 0.8, 0.98
@@ -32,7 +32,7 @@ MEASURED = ("feature_std", "uniformity", "encoder_std", "alignment", "sameness",
 def feature_std(x: torch.Tensor) -> torch.Tensor:
     """Spread of (n, D) over the sphere: 1 where it is even, 0 where all are one point."""
     unit = F.normalize(x.float(), dim=1)
-    return unit.std(0).mean() * x.shape[1] ** 0.5
+    return unit.std(0).mean() * float(x.shape[1] ** 0.5)
 
 
 def alignment(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -56,7 +56,8 @@ def effective_rank(x: torch.Tensor) -> torch.Tensor:
     # numbers that are not finite are found elsewhere; the decomposition would raise
     singular = torch.linalg.eigvalsh(gram.nan_to_num(0, 0, 0)).clamp(min=0).sqrt()
     share = singular / singular.sum().clamp(min=1e-300)
-    return torch.special.entr(share).sum().exp().float()
+    rank: torch.Tensor = torch.special.entr(share).sum().exp().float()
+    return rank
 
 
 def sameness(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -117,9 +118,9 @@ class Watch:
         """Look at a step's loss and the numbers in MEASURED; what is wrong with them, once PATIENCE is at its end."""
         if not self.beginning:
             self.beginning = {name: values[name] for name in ("loss", *MEASURED)}
-        wrong = self._wrong(values) if step > self.grace else None
-        self.doubts = self.doubts + 1 if wrong else 0
-        return wrong if self.doubts >= PATIENCE else None
+        wrong = self._wrong(values)
+        self.doubts = self.doubts + 1 if wrong else 0  # while there are any, no checkpoint counts as good
+        return wrong if self.doubts >= PATIENCE and step > self.grace else None
 
     def _wrong(self, now: dict[str, float]) -> str | None:
         then, share = self.beginning, self.knobs.of_beginning
