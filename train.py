@@ -2,7 +2,7 @@
 
     bandstream train SHARDS --out RUN                            SimCLR, as in its paper
     bandstream train SHARDS --out RUN --method byol              or moco-v2, moco-v3, simsiam, vicreg
-    bandstream train SHARDS --out RUN --recipe recipes/simclr-resnet18.toml --epochs 200
+    bandstream train SHARDS --out RUN --recipe recipes/simclr-resnet18.toml
     bandstream train SHARDS --out RUN --init OTHER               from the encoder of a run, of a folder or the Hub
     bandstream train SHARDS --out RUN --resume                   go on where the run was stopped or killed, if it was
     torchrun --nproc-per-node 8 train.py SHARDS --out RUN        on several GPUs; batch sizes are global
@@ -14,13 +14,12 @@ SHARDS may be a URL of fsspec (s3://…, https://…), whose shards are fetched 
 names its folder, BANDSTREAM_CACHE_GB its size. Endpoint and credentials are the environment's, or of fsspec's files.
 
 RUN holds recipe.json, metrics.jsonl, tensorboard/, views.png, floors.json, checkpoints/ (the newest, and the best by
-validation) and, at the end, encoder.safetensors with encoder.json and a model card, and summary.json. SIGTERM or
-SIGUSR1 (a scheduler's notice) finishes the step, saves, and leaves with exit code 143; the same command with --resume
-goes on. A run that is resumed, on the same number of processes and threads, ends with the same weights as one left
-alone; where nothing was saved yet, it begins.
+validation) and, at the end, encoder.safetensors, encoder.json, a model card and summary.json. SIGTERM or SIGUSR1 (a
+scheduler's notice) finishes the step, saves, and leaves with exit code 143; the same command with --resume goes on and,
+on as many processes and threads, ends with the weights of a run left alone; where nothing was saved yet, it begins.
 
-Where a number is not finite, or features collapse, the run ends and says what to change; with --on-nan rollback its
-weights go back to the last good checkpoint, and it goes on with the data that follow, at a lower rate.
+Where numbers are not finite or features collapse, the run ends and says what to change; with --on-nan rollback its
+weights go back to the last good checkpoint, and the data go on, at a lower rate.
 """
 
 import math
@@ -134,8 +133,7 @@ def pretrain(
         if place.device.type == "cuda":
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         model = on_all_ranks(model)
-    if recipe.compile:
-        model = torch.compile(model)  # type: ignore[assignment]
+    model = torch.compile(model) if recipe.compile else model  # type: ignore[assignment]
     out.mkdir(parents=True, exist_ok=True)
     half = in_bfloat16(recipe.precision, place.device)
     autocast = partial(torch.autocast, place.device.type, torch.bfloat16, enabled=half)
@@ -167,7 +165,6 @@ def pretrain(
                 if recipe.clip:
                     nn.utils.clip_grads_with_norm_(bare.parameters(), recipe.clip, norm)
                 watch.note(outcome.loss, norm)
-
                 # -- only steps that look, log, save or leave wait for the device, or for other ranks
                 first, ending = step == 0, (step + 1) % epoch_steps == 0
                 looking = first or (step + 1) % watch.look_steps == 0
@@ -185,7 +182,6 @@ def pretrain(
                 if average:
                     average.update(encoder)
                 step += 1
-
                 # -- is all well? what is saved was looked at before: no checkpoint holds a model that diverged
                 wrong = None
                 if looking or logging or saving:

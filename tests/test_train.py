@@ -223,11 +223,11 @@ ROLLBACK = 'optimiser = "sgd"\nlr = 1e6\nwarmup_epochs = 0\nlog_steps = 1\non_na
 def test_a_run_that_breaks_goes_back_and_on_at_a_lower_rate(shards, tmp_path):
     recipe, out = tmp_path / "high.toml", tmp_path / "run"
     recipe.write_text(ROLLBACK + "rollback_factor = 1e-9\n")
-    main(command(shards, out, "--recipe", str(recipe), "--epochs", "3")[2:], standalone_mode=False)
+    main(command(shards, out, "--recipe", str(recipe), "--epochs", "10")[2:], standalone_mode=False)
     events = [line for line in logged(out) if "event" in line]
-    assert [line["rollbacks"] for line in events] == [1] and "back to the weights of step 0" in events[0]["event"]
+    assert [line["rollbacks"] for line in events] == [1] and "back to the weights of step" in events[0]["event"]
     last = logged(out)[-1]
-    assert last["step"] == 14 and last["lr"] < 1e-3 and last["loss"] < 10
+    assert last["step"] == 49 and last["lr"] < 1e-3 and last["loss"] < 10
     assert json.loads((out / "summary.json").read_text())["rollbacks"] == 1
 
 

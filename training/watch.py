@@ -17,7 +17,7 @@ from training.recipe import Watching
 LOOKS_AN_EPOCH, LOOK_STEPS = 10, 10
 """Features are looked at so often in an epoch, or every LOOK_STEPS steps where that is more often."""
 GRACE = 20, 100
-"""Steps that are not judged: half an epoch, but at least and at most so many."""
+"""Steps in which no run is ended: half an epoch, but at least and at most so many."""
 PATIENCE = 4
 """Looks in a row that must find features collapsed."""
 APART, STRANGERS = 0.8, 0.98
@@ -118,9 +118,9 @@ class Watch:
         """Look at a step's loss and the numbers in MEASURED; what is wrong with them, once PATIENCE is at its end."""
         if not self.beginning:
             self.beginning = {name: values[name] for name in ("loss", *MEASURED)}
-        wrong = self._wrong(values) if step > self.grace else None
-        self.doubts = self.doubts + 1 if wrong else 0
-        return wrong if self.doubts >= PATIENCE else None
+        wrong = self._wrong(values)
+        self.doubts = self.doubts + 1 if wrong else 0  # while there are any, no checkpoint counts as good
+        return wrong if self.doubts >= PATIENCE and step > self.grace else None
 
     def _wrong(self, now: dict[str, float]) -> str | None:
         then, share = self.beginning, self.knobs.of_beginning
