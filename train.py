@@ -165,6 +165,7 @@ def pretrain(
                 if recipe.clip:
                     nn.utils.clip_grads_with_norm_(bare.parameters(), recipe.clip, norm)
                 watch.note(outcome.loss, norm)
+
                 # -- only steps that look, log, save or leave wait for the device, or for other ranks
                 first, ending = step == 0, (step + 1) % epoch_steps == 0
                 looking = first or (step + 1) % watch.look_steps == 0
@@ -182,6 +183,7 @@ def pretrain(
                 if average:
                     average.update(encoder)
                 step += 1
+
                 # -- is all well? what is saved was looked at before: no checkpoint holds a model that diverged
                 wrong = None
                 if looking or logging or saving:
@@ -197,6 +199,7 @@ def pretrain(
                     back = checkpoints.go_back(GOOD)
                     event = f"{wrong}: back to the weights of step {back}, rate × {watch.factor:g}"
                     values = {"rollbacks": watch.rollbacks, "event": event}  # the data go on
+
                 # -- the end of an epoch, and what is told and kept
                 is_best = False
                 if saving:
