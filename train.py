@@ -53,7 +53,9 @@ from cli import run
 @click.option("--on-nan", type=click.Choice(["stop", "rollback"]), help="When training breaks.  [default: stop]")
 @click.option("--seed", type=int)
 @click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
-@click.option("--threads", type=int, help="CPU threads of this process [default: all, shared by the processes].")
+@click.option(
+    "--threads", type=click.IntRange(1), help="CPU threads of this process [default: all, shared by the processes]."
+)
 def main(shards: str, out: Path, recipe_file: Path | None, resume: bool, device: str, threads: int | None,
          view_size: int | None, temperature: float | None, **knobs: Any) -> None:  # fmt: skip
     """Pretrain an encoder on the train split of SHARDS, a folder or a URL of fsspec, without labels."""
@@ -63,6 +65,7 @@ def main(shards: str, out: Path, recipe_file: Path | None, resume: bool, device:
     knobs |= {"view.size": view_size, "objective.temperature": temperature}
     recipe = Pretraining.read(recipe_file, knobs).resolved()
     with distributed(device) as place:
+        recipe.check_parts(place.world_size)
         pretrain(shards, out, recipe, place, resume, threads)
 
 
@@ -115,7 +118,6 @@ def pretrain(
     bare.to(place.device, memory_format=torch.channels_last)
     average = Average(encoder, recipe.ema) if recipe.ema else None
     shown: Any = average.encoder if average else encoder  # what is validated and exported
-    encoder.checkpointing(recipe.checkpointing)
     optimiser = build_optimiser({bare: 1.0}, recipe.optimiser, recipe.weight_decay, recipe.momentum)
     rates = rate_curve(recipe.schedule, recipe.peak_lr, steps, int(recipe.warmup_epochs * epoch_steps))
     plateau = Plateau(recipe.plateau_patience if recipe.schedule == "plateau" else None, recipe.plateau_factor)
@@ -128,11 +130,8 @@ def pretrain(
     checkpoints = Checkpoints(out, knobs, parts, list(learnt), place)
     torch.manual_seed(recipe.seed + 1_000_003 * place.rank)  # dropout differs from rank to rank
     step = first_step = checkpoints.resume(saved) if saved else 0
-    model: nn.Module = bare
-    if place.world_size > 1:
-        if place.device.type == "cuda":
-            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        model = on_all_ranks(model)
+    model: nn.Module = on_all_ranks(bare, place) if place.world_size > 1 else bare
+    encoder.checkpointing(recipe.checkpointing)  # hooks on norms, which may just have been replaced
     model = torch.compile(model) if recipe.compile else model  # type: ignore[assignment]
     out.mkdir(parents=True, exist_ok=True)
     half = in_bfloat16(recipe.precision, place.device)
@@ -229,7 +228,7 @@ def pretrain(
 
     # -- what is kept --------------------------------------------------------------------------------------------------
     if place.is_main:
-        export(out, shown, loader, recipe, monitor.last)
+        export(out, shown, loader, recipe, best.step if early else step)
         seconds = time.perf_counter() - began
         summary = {
             "method": recipe.method, "steps": step, "epochs": step / epoch_steps, "stopped_early": early,
@@ -238,7 +237,8 @@ def pretrain(
             "samples_per_s": (step - first_step) * recipe.batch_size / seconds, "processes": place.world_size,
             "device": str(place.device), "threads": torch.get_num_threads(),
         }  # fmt: skip
-        atomic.write_json(out / "summary.json", summary)
+        if step > first_step or not (out / "summary.json").exists():  # a finished run keeps what it told of itself
+            atomic.write_json(out / "summary.json", summary)
         speed = f"{summary['samples_per_s']:.0f} samples/s, {summary['waiting']:.0%} of the time waiting for data"
         click.echo(f"{out}/encoder.safetensors after {step} steps in {seconds:.0f} s ({speed})")
     online.close()

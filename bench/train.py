@@ -115,6 +115,8 @@ def _rate(
     """Samples a second of steps on batches, and the seconds that were measured; the device has done them all."""
     import torch
 
+    from shards.errors import BandstreamError
+
     def finished() -> float:
         if device.type == "cuda":
             torch.cuda.synchronize()
@@ -128,7 +130,9 @@ def _rate(
         steps += 1
     wall = finished() - began
     if not torch.isfinite(loss):
-        raise ValueError(f"the loss after {steps} steps is {loss.item()}: the recipe diverges, its rate says nothing")
+        raise BandstreamError(
+            f"the loss after {steps} steps is {loss.item()}: the recipe diverges, its rate says nothing"
+        )
     return steps * batch_size / wall, wall
 
 

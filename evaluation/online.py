@@ -43,6 +43,7 @@ class Online:
     ) -> None:
         self.recipe, self.out, self.place = recipe, out, place
         self._losses: Loader | None = None
+        self._held: dict[str, float] = {}
         self._parts: dict[str, Loader] = {}
         splits, labels = shard_set.manifest.splits, shard_set.manifest.labels
         if recipe.knn not in ("auto", "none", *labels):
@@ -132,6 +133,8 @@ class Online:
         return neighbour_score(bank, labels, queries, truth)
 
     def _floors(self) -> dict[str, float]:
+        if self._held:
+            return self._held
         path = self.out / FLOORS
         of = {"encoder": self.recipe.encoder, "seed": self.recipe.seed, "samples": self.recipe.validate_samples}
         held = json.loads(path.read_text()) if path.exists() else {}
@@ -145,7 +148,8 @@ class Online:
                 atomic.write_json(path, held)
             if self.place.world_size > 1:
                 dist.barrier()  # nobody looks for the file before it is there, and all compute or none
-        return dict(held["scores"])
+        self._held = dict(held["scores"])
+        return self._held
 
     def close(self) -> None:
         for loader in (self._losses, *self._parts.values()):

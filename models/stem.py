@@ -111,7 +111,7 @@ def match_bands(trained: Mapping[str, float], wanted: Sequence[str], fallback: s
         beyond = f" within {WAVELENGTH_LIMIT_NM} nm" if fallback == "wavelength" else ""
         raise BandstreamError(
             f"the encoder never saw {', '.join(missed)}{beyond}: it was trained on {', '.join(trained)}; "
-            "leave those bands out, pretrain with them, or ask for "
+            "leave those bands out, pretrain with them, or call load_encoder with "
             + ('fallback="zero"' if beyond else 'fallback="wavelength" or "zero"')
         )
     if not any(sources.values()):

@@ -110,7 +110,8 @@ def load_checkpoint(folder: Path, name: str | None = None) -> dict[str, Any]:
     """The newest checkpoint, or the one of that name. Raises BandstreamError where there is none, or a damaged one."""
     found = checkpoints(folder) if name is None else [folder / name]
     if not found or not found[-1].exists():
-        raise BandstreamError(f"{folder} holds no checkpoint: start the run without --resume")
+        way = "start the run without --resume" if name is None else f"none that may be called {name} was saved yet"
+        raise BandstreamError(f"{folder} holds no checkpoint: {way}")
     try:
         with zipfile.ZipFile(found[-1]) as file:  # torch does not look at the checksums that it writes
             if (damaged := file.testzip()) is not None:

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from models.objectives import Objective
 from shards.errors import BandstreamError
 
 
@@ -37,6 +38,8 @@ def distributed(device: str) -> Iterator[Place]:
     world_size = int(os.environ.get("WORLD_SIZE", 1))
     local = int(os.environ.get("LOCAL_RANK", 0))
     if device == "cuda":
+        if local >= torch.cuda.device_count():
+            raise BandstreamError(f"no GPU for process {local} of this machine, which has {torch.cuda.device_count()}")
         torch.cuda.set_device(local)
     if world_size > 1:
         dist.init_process_group("nccl" if device == "cuda" else "gloo")
@@ -77,12 +80,22 @@ def mean_over_ranks(values: torch.Tensor, place: Place) -> torch.Tensor:
     return values
 
 
-def on_all_ranks(module: nn.Module) -> nn.Module:
-    """The module, its gradients averaged over all ranks; buffers are left to `share_buffers`, for sending a queue of
+def join_norms(objective: Objective) -> None:
+    """SyncBatchNorm in the place of batch normalisation, but in parts that are `per_rank`."""
+    for part, module in list(objective.named_children()):
+        if part not in objective.per_rank:
+            setattr(objective, part, nn.SyncBatchNorm.convert_sync_batchnorm(module))
+
+
+def on_all_ranks(objective: Objective, place: Place) -> nn.Module:
+    """The objective, its gradients averaged over all ranks, on GPUs with the batch statistics of all ranks joined, but
+    for its parts whose own statistics matter (`per_rank`). Buffers are left to `share_buffers`, for sending a queue of
     negatives with every step takes longer than the step."""
+    if place.device.type == "cuda":
+        join_norms(objective)
     known = inspect.signature(nn.parallel.DistributedDataParallel).parameters
     name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # torch's new name for it
-    return nn.parallel.DistributedDataParallel(module, **{name: False})  # type: ignore[arg-type]
+    return nn.parallel.DistributedDataParallel(objective, **{name: False})  # type: ignore[arg-type]
 
 
 def share_buffers(modules: Iterable[nn.Module], place: Place) -> None:

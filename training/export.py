@@ -6,6 +6,8 @@ from typing import Any
 from models.encoder import Encoder, build_encoder
 from models.export import EncoderBand, load_encoder, save_encoder
 from pipeline.loader import Loader
+from shards.errors import BandstreamError
+from training.monitor import METRICS, read_metrics
 from training.recipe import Pretraining
 
 SCORES = (
@@ -20,12 +22,17 @@ def starting_encoder(recipe: Pretraining, bands: list[str], saved: dict[str, Any
     if saved:
         return build_encoder(saved["recipe"]["encoder"], len(bands), recipe.view.size)
     if recipe.init:
-        return load_encoder(recipe.init, bands)[0]
+        encoder = load_encoder(recipe.init, bands)[0]
+        size = encoder.options.get("img_size")
+        if size and size != recipe.view.size:  # a transformer's positions
+            raise BandstreamError(f"{recipe.init} was made for views of {size} pixels: train it on those (view.size)")
+        return encoder
     return build_encoder(recipe.encoder, len(bands), recipe.view.size, recipe.weights, bands)
 
 
-def export(out: Path, encoder: Encoder, loader: Loader, recipe: Pretraining, values: dict[str, Any]) -> None:
-    """Write the encoder, its description and model card; `values` are the newest numbers of the run."""
+def export(out: Path, encoder: Encoder, loader: Loader, recipe: Pretraining, step: int) -> None:
+    """Write the encoder as it was after `step` steps, its description, and a model card with the numbers of then."""
+    values: dict[str, Any] = next((line for line in reversed(read_metrics(out / METRICS)) if line["step"] < step), {})
     mean, std = loader.statistics
     manifest, shard_set = loader.shard_set.manifest, loader.shard_set
     wavelengths = {band.name: band.wavelength_nm for band in manifest.bands}

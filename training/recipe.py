@@ -68,6 +68,13 @@ class LocalView(BaseModel):
     size: Annotated[int, Field(ge=8)] = 48
     crop_scale: tuple[float, float] = (0.05, 0.25)
 
+    @model_validator(mode="after")
+    def _range(self) -> "LocalView":
+        low, high = self.crop_scale
+        if not 0 < low <= high <= 1:
+            raise ValueError(f"crop_scale {self.crop_scale} is no range within (0, 1]")
+        return self
+
 
 class Watching(BaseModel):
     """When features count as collapsed, and what is done about it; see training/watch.py."""
@@ -179,6 +186,14 @@ class Pretraining(Recipe):
         """A recipe a view: two global ones, then the local ones."""
         local = self.view.multi_crop(self.local_views, self.local_view.size, self.local_view.crop_scale)[2:]
         return [self.view, self.second_view or self.view, *local]
+
+    def check_parts(self, ranks: int) -> None:
+        """Raises BandstreamError where so many ranks leave a micro-batch without two samples."""
+        if self.batch_size < 2 * self.accumulate * ranks:
+            raise BandstreamError(
+                f"batch_size {self.batch_size} leaves fewer than two samples to each of {ranks} processes' "
+                f"{self.accumulate} micro-batches: raise it, or lower accumulate"
+            )
 
     @property
     def peak_lr(self) -> float:

@@ -118,6 +118,8 @@ class Watch:
         """Look at a step's loss and the numbers in MEASURED; what is wrong with them, once PATIENCE is at its end."""
         if not self.beginning:
             self.beginning = {name: values[name] for name in ("loss", *MEASURED)}
+        elif step <= self.grace:  # a queue of random negatives makes the first losses too small
+            self.beginning["loss"] = max(self.beginning["loss"], values["loss"])
         wrong = self._wrong(values)
         self.doubts = self.doubts + 1 if wrong else 0  # while there are any, no checkpoint counts as good
         return wrong if self.doubts >= PATIENCE and step > self.grace else None

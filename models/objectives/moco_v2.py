@@ -42,6 +42,7 @@ class MoCoV2(Objective):
     """Queries of the first view (if `symmetric`, of both) and of local ones, then keys: (n, projection_out) each."""
 
     name = "moco-v2"
+    per_rank = ("key_encoder", "key_head")
     Knobs = MoCoKnobs
     # the first paper's section 4.1, the second's section 3: SGD, 0.03 at a batch of 256, cosine, no warm-up
     defaults: ClassVar[dict[str, Any]] = {
@@ -73,7 +74,8 @@ class MoCoV2(Objective):
         order = torch.arange(len(view), device=view.device)
         parts = 1
         if self._shuffled and self.training:
-            order, parts = torch.randperm(len(view)).to(view.device), max(1, len(view) // self.knobs.bn_samples)
+            order = torch.randperm(len(view), device=view.device)
+            parts = max(1, min(2, len(view) // 2), len(view) // self.knobs.bn_samples)
         found = [self.key_head(self.key_encoder(view[some])) for some in order.tensor_split(parts)]
         return torch.cat(found).float()[order.argsort()]
 

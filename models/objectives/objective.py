@@ -50,6 +50,8 @@ class Objective(nn.Module):
     name: ClassVar[str]
     Knobs: ClassVar[type[ObjectiveKnobs]]
     defaults: ClassVar[Mapping[str, Any]]
+    per_rank: ClassVar[tuple[str, ...]] = ()
+    """Parts whose batch statistics stay those of each rank, also where SyncBatchNorm joins the others'."""
 
     def __init__(self, encoder: Encoder, knobs: Any) -> None:
         super().__init__()

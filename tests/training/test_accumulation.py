@@ -8,7 +8,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 
 from tests.training.methods import NAMES, small_objective, small_views
 from training.accumulation import backward
-from training.distributed import on_all_ranks
+from training.distributed import Place, on_all_ranks
 
 
 def gradients(model):
@@ -75,7 +75,8 @@ def test_running_statistics_move_once_a_micro_batch(method):
     for k in (0, 4):
         twin([view[k : k + 4] for view in views])
     for (name, one), (_, other) in zip(model.named_buffers(), twin.named_buffers(), strict=True):
-        if "running" in name or "tracked" in name:
+        shuffled = method == "moco-v2" and name.startswith("key_")  # in parts that are drawn anew
+        if ("running" in name or "tracked" in name) and not shuffled:
             torch.testing.assert_close(one, other, msg=name)
 
 
@@ -84,7 +85,7 @@ def one_rank(rank, world, rendezvous, results):
     found = {}
     for method in NAMES:
         bare = small_objective(method)
-        model = on_all_ranks(bare)
+        model = on_all_ranks(bare, Place(rank, world, torch.device("cpu")))
         reductions = []
         model.register_comm_hook(reductions, _counted)
         outcome = backward(model, bare.loss, [view.chunk(world)[rank] for view in small_views(12)], 2)

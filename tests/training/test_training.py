@@ -9,10 +9,13 @@ import pytest
 import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
 
-from models.objectives import METHODS
+from models.encoder import build_encoder
+from models.objectives import METHODS, build_objective
 from shards.errors import BandstreamError
 from training.checkpoint import checkpoints, load_checkpoint, name_checkpoint, save_checkpoint
+from training.distributed import join_norms
 from training.finetuning import FineTuning
 from training.monitor import Monitor, read_metrics, redraw
 from training.recipe import Pretraining
@@ -180,3 +183,30 @@ def test_tensorboard_is_redrawn_from_the_metrics_alone(tmp_path):
     assert 'tensor_name: "encoder' in config
     tensors = next((tmp_path / "tensorboard").rglob("tensors.tsv"))
     assert len(tensors.read_text().splitlines()) == 5
+
+
+def test_ranks_and_micro_batches_need_two_samples_each():
+    recipe = Pretraining(batch_size=16, accumulate=4)
+    recipe.check_parts(2)
+    with pytest.raises(BandstreamError, match="fewer than two samples to each of 4 processes' 4 micro-batches"):
+        recipe.check_parts(4)
+
+
+def test_a_range_of_local_views_that_is_none_is_refused(tmp_path):
+    (tmp_path / "local.toml").write_text("local_views = 2\n[local_view]\ncrop_scale = [0.5, 0.2]\n")
+    with pytest.raises(BandstreamError, match=r"local_view: .*no range within"):
+        Pretraining.read(tmp_path / "local.toml", {})
+
+
+def test_norms_are_joined_over_gpus_but_for_those_of_keys_and_activations_are_computed_again():
+    """What ranks on GPUs make of an objective, but for the group that they would be in."""
+    objective = build_objective("moco-v2", build_encoder("cnn", 3, 32), {"queue": 16})
+    norms = {name: part for name, part in objective.named_modules() if isinstance(part, nn.BatchNorm2d)}
+    kept = objective.encoder
+    join_norms(objective)
+    for name, part in objective.named_modules():
+        if name in norms:
+            assert isinstance(part, nn.SyncBatchNorm) != name.startswith("key_"), name
+    assert objective.encoder is kept
+    kept.checkpointing(True)
+    assert all(part._forward_pre_hooks for part in kept.modules() if isinstance(part, nn.SyncBatchNorm))

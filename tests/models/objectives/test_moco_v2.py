@@ -173,6 +173,15 @@ def test_keys_are_normalised_by_their_own_part_alone():
             torch.testing.assert_close(keys[sample], alone[place])
 
 
+@pytest.mark.parametrize(("samples", "sizes"), [(3, [3]), (6, [3, 3]), (40, [20, 20]), (100, [34, 33, 33])])
+def test_small_batches_are_shuffled_in_two_parts(samples, sizes):
+    objective = tiny("moco-v2", norm="batch")
+    seen: list[int] = []
+    objective.key_encoder.register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
+    objective(views(samples))
+    assert seen == sizes
+
+
 def test_without_batch_statistics_nothing_is_shuffled():
     objective = tiny("moco-v2", bn_samples=2)
     sizes: list[int] = []
