@@ -118,8 +118,6 @@ def make_encoder(name: str, in_channels: int, view_size: int | None, **pretraine
         try:
             if library == "smp":
                 net = smp.encoders.get_encoder(name, in_channels=in_channels, depth=5, **options, **pretrained)
-                for unused in ("_conv_head", "_bn1"):  # only smp's EfficientNets: DistributedDataParallel would wait
-                    getattr(net, unused, nn.Identity()).requires_grad_(False)
                 return Encoder(net, name, "smp", in_channels, net.out_channels[-1], options)
             net = timm.create_model(name, num_classes=0, in_chans=in_channels, **options, **pretrained)
             width = getattr(net, "head_hidden_size", None) or net.num_features  # some have a layer before their head
