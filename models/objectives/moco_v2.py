@@ -6,7 +6,7 @@ of steps before: many negatives whatever the batch.
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -25,6 +25,8 @@ from shards.errors import BandstreamError
 class MoCoKnobs(ObjectiveKnobs):
     """Table 2 of the second paper and section 3.3 of the first."""
 
+    head_norm: Literal["batch", "layer", "none"] = "none"
+    """The head of the second paper is two layers with ReLU between them, without normalisation."""
     temperature: Positive = 0.2
     projection_hidden: Count = 2048
     projection_out: Count = 128
@@ -87,17 +89,15 @@ class MoCoV2(Objective):
             # a global query's key is the other view's; a local one has them all
             pairs = [(queries[n], keys[n]) for n in range(count)]
             pairs += [(query, key) for query in queries[count:] for key in keys]
-            found = mean([self._contrast(query, key) for query, key in pairs])
+            queue = self.queue.clone()  # the buffer moves on before a second backward pass
+            found = mean([self._contrast(query, key, queue) for query, key in pairs])
         if self.training:
             self._fresh = keys
         return Outcome(found.loss, embedded[0].detach(), found.metrics)
 
-    def _contrast(self, query: torch.Tensor, key: torch.Tensor) -> Contrast:
+    def _contrast(self, query: torch.Tensor, key: torch.Tensor, queue: torch.Tensor) -> Contrast:
         """InfoNCE, equation 1 of the first paper: the key among the queue's."""
-        # a copy: the queue moves on before a second backward pass
-        logits = (
-            torch.cat([(query * key).sum(1, keepdim=True), query @ self.queue.T.clone()], 1) / self.knobs.temperature
-        )
+        logits = torch.cat([(query * key).sum(1, keepdim=True), query @ queue.T], 1) / self.knobs.temperature
         return contrast(logits, torch.zeros(len(query), dtype=torch.int64, device=query.device))
 
     def after_step(self, step: int, steps: int) -> None:

@@ -33,8 +33,8 @@ class ObjectiveKnobs(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     head_norm: Literal["batch", "layer", "none"] = "batch"
-    """Normalisation inside the heads; the papers': batch. Without batch statistics, steps of micro-batches or of
-    several ranks are exactly those of the joined batch."""
+    """Normalisation inside the heads; batch in the papers' released code, but for MoCo v2. Without batch statistics,
+    steps of micro-batches or of several ranks are exactly those of the joined batch."""
 
 
 class Objective(nn.Module):

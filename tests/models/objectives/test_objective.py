@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from torch import nn
 
 from models import objectives
 from models.objectives import METHODS, Objective, build_objective
@@ -46,6 +47,42 @@ def test_wrong_names_and_knobs_are_told_in_a_line(name, knobs, told):
     with pytest.raises(BandstreamError) as raised:
         build_objective(name, Tiny(), knobs)
     assert str(raised.value) == told
+
+
+L, B, R, A = "Linear {}".format, "BatchNorm", "ReLU", "BatchNorm without affine"
+HEADS = {
+    # model_util.projection_head of the TensorFlow code, but that the output is not normalised: section 2.1
+    "simclr": ([L(2048), B, R, L(128)], None),
+    "moco-v2": ([L(2048), R, L(128)], None),  # section 3; no normalisation in moco/builder.py
+    # section 4.1 and _build_mlp of moco/builder.py, for ViT
+    "moco-v3": ([L(4096), B, R, L(4096), B, R, L(256), A], [L(4096), B, R, L(256), A]),
+    "byol": ([L(4096), B, R, L(256)], [L(4096), B, R, L(256)]),  # section 3.3
+    # section 3, and simsiam/builder.py for the affine
+    "simsiam": ([L(2048), B, R, L(2048), B, R, L(2048), A], [L(512), B, R, L(2048)]),
+    "vicreg": ([L(8192), B, R, L(8192), B, R, L(8192)], None),  # section 4.2
+}
+"""Of each paper: projector and predictor."""
+
+
+def layers(network: nn.Sequential) -> list[str]:
+    found = []
+    for part in network:
+        if isinstance(part, nn.Linear):
+            found.append(L(part.out_features))
+        elif isinstance(part, nn.BatchNorm1d):
+            found.append(B if part.affine else A)
+        else:
+            found.append(type(part).__name__)
+    return found
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_heads_are_the_papers(name):
+    projector, predictor = HEADS[name]
+    with torch.device("meta"):  # no memory for wide ones
+        objective = build_objective(name, Tiny(), {})
+    assert layers(objective.head) == projector
+    assert (layers(objective.predictor) if hasattr(objective, "predictor") else None) == predictor
 
 
 SEVENTH = """
