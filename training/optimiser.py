@@ -12,7 +12,8 @@ TOKENS = ("pos_embed", "position_bias", "position_embedding", "_token")
 def build_optimiser(
     modules: dict[nn.Module, float], name: str, weight_decay: float, momentum: float = 0.9
 ) -> torch.optim.Optimizer:
-    """`adamw` (Loshchilov and Hutter 2019), `adam` (Kingma and Ba 2015), `sgd` with Nesterov momentum, or `lars`.
+    """`adamw` (Loshchilov and Hutter 2019), `adam` (Kingma and Ba 2015), `sgd` with plain momentum, as MoCo and SimSiam
+    have it, or `lars`.
 
     `modules` maps each module to the factor on the learning rate that its parameters take; a group's `scale` holds it,
     and `set_learning_rate` applies it. Parameters that `undecayed` names are not decayed, nor adapted by LARS. Adam's
@@ -30,7 +31,7 @@ def build_optimiser(
     if name == "lars":
         return LARS(groups, momentum)
     if name == "sgd":
-        return torch.optim.SGD(groups, lr=0.0, momentum=momentum, nesterov=momentum > 0)
+        return torch.optim.SGD(groups, lr=0.0, momentum=momentum)
     kind: type[torch.optim.Adam] = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[name]
     return kind(groups, lr=0.0, betas=(momentum, 0.999))
 

@@ -43,6 +43,21 @@ def test_lars_is_the_papers():
         np.testing.assert_allclose(p.detach().numpy(), expected, rtol=2e-6, atol=1e-7)
 
 
+def test_sgd_is_that_of_the_papers_of_moco_and_simsiam():
+    """v ← 0.9 v + (g + decay w), w ← w - rate v: momentum without Nesterov's look ahead."""
+    layer = nn.Linear(3, 2, bias=False)
+    optimiser = build_optimiser({layer: 1.0}, "sgd", 0.1)
+    set_learning_rate(optimiser, 0.5)
+    w, v = layer.weight.detach().double().numpy().copy(), np.zeros((2, 3))
+    for k in range(3):
+        gradient = torch.full((2, 3), k + 1.0)
+        layer.weight.grad = gradient.clone()
+        optimiser.step()
+        v = 0.9 * v + (gradient.numpy() + 0.1 * w)
+        w = w - 0.5 * v
+    np.testing.assert_allclose(layer.weight.detach().numpy(), w, rtol=1e-5)
+
+
 def test_lars_goes_on_from_its_state():
     def stepped(optimiser, p, count):
         for _ in range(count):
