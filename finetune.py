@@ -156,6 +156,7 @@ def finetune(
     plain = ViewRecipe.plain(None if kind == "segment" else recipe.view.size)  # masks are scored at their own size
     loader = Loader(shard_set, "train", min(recipe.batch_size, len(used.subset)), [recipe.view], seed=recipe.seed,
                     subset=used.subset, **shared)  # fmt: skip
+    recipe = recipe.lengthened(len(loader))
     looked_at = {"val": np.arange(shard_set.size("val"))[: recipe.validate_samples], "test": None}
     held_out = {split: Loader(shard_set, split, 2 * recipe.batch_size, [plain], training=False, subset=chosen, **shared)
                 for split, chosen in looked_at.items()}  # fmt: skip

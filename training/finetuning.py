@@ -1,5 +1,6 @@
 """The recipe of fine-tuning."""
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -53,6 +54,8 @@ class FineTuning(Recipe):
     """Alpha of CutMix, for single labels; 0: off."""
     batch_size: Annotated[int, Field(ge=2)] = 32
     epochs: Count = 50
+    min_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps at least: few labels, of which an epoch has few, are trained for as many more epochs."""
     optimiser: Literal["adamw", "adam", "sgd", "lars"] = "adamw"
     lr: Positive = 1e-3
     encoder_lr: Positive = 1.0
@@ -87,6 +90,10 @@ class FineTuning(Recipe):
         if self.task == "segment" and (self.mixup or self.cutmix):
             raise ValueError("mixup and cutmix are for single labels: set them to 0 to segment")
         return self
+
+    def lengthened(self, epoch_steps: int) -> "FineTuning":
+        """The recipe with as many epochs of so many steps as `min_steps` asks for."""
+        return self.model_copy(update={"epochs": max(self.epochs, math.ceil(self.min_steps / epoch_steps))})
 
     @property
     def frozen(self) -> str:

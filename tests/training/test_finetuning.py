@@ -184,3 +184,9 @@ def test_a_summary_has_mean_and_spread_over_seeds(tmp_path: Path) -> None:
     assert parse_seeds("0, 1,2,") == [0, 1, 2] and parse_seeds("") == []
     with pytest.raises(BandstreamError, match="--seeds 0;1"):
         parse_seeds("0;1")
+
+
+def test_few_labels_are_trained_for_more_epochs(tmp_path: Path) -> None:
+    recipe = read(tmp_path, "epochs = 10\nmin_steps = 101")
+    assert [recipe.lengthened(steps).epochs for steps in (1, 10, 11, 500)] == [101, 11, 10, 10]
+    assert FineTuning().lengthened(1).epochs == FineTuning().epochs
