@@ -35,6 +35,9 @@ SMALL = {
 }
 
 
+SPECS = re.findall(r"^```toml\n# (\S+)\n(.*?)^```$", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+"""Files that the README shows: name and content."""
+
 BEGIN = r"bandstream (synth .*|ingest bigearthnet data/BigEarthNet data/shards)"
 """The commands that make that shard set."""
 
@@ -116,12 +119,25 @@ def test_everything_about_archives_runs(checkout: Path, monkeypatch: pytest.Monk
         ).read_bytes()
 
 
+def write_small(folder: Path) -> None:
+    """The README's specs with one seed, a smaller encoder and an epoch of a few steps."""
+    knobs = 'knobs = { epochs = 1, batch_size = 4, min_steps = 0, "view.size" = 32 }'
+    for name, content in SPECS:
+        content, seeds = re.subn(r"^seeds = .*$", "seeds = [0]", content, flags=re.MULTILINE)
+        content, encoders = re.subn(r'^encoder = ".*"$', 'encoder = "tu-resnet10t"', content, flags=re.MULTILINE)
+        content, tuned = re.subn(r"^(finetune = .*)$", rf"\1\n{knobs}", content, flags=re.MULTILINE)
+        assert seeds == encoders == tuned == 1
+        (folder / name).write_text(content)
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_everything_else_runs(checkout: Path) -> None:
+    write_small(checkout)
     begin = [each for each in lines(BLOCKS) if re.fullmatch(BEGIN, each[1])]
     assert len(begin) == 2
     assert run_all(begin + lines(FURTHER_BLOCKS), []) == {"bandstream", "torchrun", "make", "python"}
     assert (checkout / "runs" / "report.html").stat().st_size > 100_000
+    assert (checkout / "runs" / "compare" / "tables" / "scores.csv").is_file() and len(SPECS) == 1
     assert (checkout / "runs" / "simclr8" / "encoder.safetensors").is_file()
 
 
