@@ -1,0 +1,1 @@
+"""Comparisons: encoders by protocols by label fractions by seeds, as `bandstream compare` makes them (see compare.py)."""

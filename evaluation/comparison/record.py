@@ -1,0 +1,100 @@
+"""A comparison's folder: what it was made for (spec.json), and which cells are finished in it."""
+
+import json
+import shutil
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from evaluation.comparison.grid import Cell, Encoder, Grid, Protocol
+from evaluation.comparison.spec import Spec
+from models.hub import WEIGHTS, local_folder
+from shards import atomic
+from shards.errors import BandstreamError
+from shards.shardset import ShardSet
+from training.seeds import RESULTS, SETTINGS, SUMMARY, differences, digest, read
+
+FILE = "spec.json"
+GROWING = ("encoders", "label_fractions", "seeds")
+"""Lists to which a later spec may add."""
+
+
+def described(spec: Spec, grid: Grid) -> dict[str, Any]:
+    """The spec, resolved: what every encoder and protocol comes to, and on which data."""
+    data = cache(lambda shards: ShardSet.open(shards).manifest.fingerprint())
+
+    def encoder(one: Encoder) -> dict[str, Any]:
+        content: dict[str, Any] = {"how": one.how, "source": one.source}
+        if one.how == "run":
+            content["sha256"] = digest(local_folder(str(one.source)) / WEIGHTS)
+        if one.recipe is not None:
+            recipe = one.recipe.model_dump(mode="json")
+            if one.every_seed:
+                del recipe["seed"]
+            content |= {"every_seed": one.every_seed, "data": data(one.shards), "recipe": recipe}
+        return content
+
+    def protocol(one: Protocol) -> dict[str, Any]:
+        content: dict[str, Any] = {name: list(getattr(one, name)) for name in GROWING}
+        if one.recipe is None:
+            options = one.options.model_dump(mode="json", exclude_defaults=True)
+            return content | {"evaluate": one.evaluate, "options": options, "of": one.of and one.of.key}
+        return content | {"recipe": one.recipe.model_dump(mode="json", exclude={"seed", "label_fraction"})}
+
+    return {
+        "format_version": 1, "title": spec.title, "baseline": spec.baseline, "shards": spec.shards,
+        "data": data(spec.shards), "encoders": {one.key: encoder(one) for one in grid.encoders},
+        "protocols": {one.key: protocol(one) for one in grid.protocols},
+    }  # fmt: skip
+
+
+def check(out: Path, wanted: dict[str, Any]) -> None:
+    """Raises BandstreamError where the folder holds anything but this comparison, or a part of it; names what."""
+    known = read(out / FILE)
+    if known is None:
+        if out.exists() and any(path.name[-4:] != atomic.TEMPORARY for path in out.iterdir()):
+            raise BandstreamError(f"{out} is not empty, and no comparison: name another folder")
+        return
+    changed = [name for name in ("format_version", "data") if known[name] != wanted[name]]
+    for table in ("encoders", "protocols"):
+        for key, was in known[table].items():
+            there = wanted[table].get(key)
+            if there is None:
+                changed.append(f"{table}.{key} (gone)")
+                continue
+            changed += [f"{table}.{key}.{name} (fewer)" for name in GROWING if not _holds(there, was, name)]
+            changed += differences(*({k: v for k, v in one.items() if k not in GROWING} for one in (was, there)),
+                                   f"{table}.{key}.")  # fmt: skip
+    if changed:
+        raise BandstreamError(
+            f"{out} holds a comparison with another {', '.join(changed)}: more may be added to it, nothing changed; "
+            "name another folder"
+        )
+
+
+def remember(out: Path, wanted: dict[str, Any]) -> None:
+    """Write spec.json, as the first file of a new folder."""
+    out.mkdir(parents=True, exist_ok=True)
+    if read(out / FILE) != json.loads(json.dumps(wanted)):
+        atomic.write_json(out / FILE, wanted)
+
+
+def is_finished(out: Path, cell: Cell) -> bool:
+    """Whether a cell's run is there, complete, and of the encoder that is there now."""
+    folder = out / cell.folder
+    if cell.protocol is None and cell.encoder.how == "pretrain":
+        return (folder / SUMMARY).is_file() and (folder / WEIGHTS).is_file()
+    if not (folder / RESULTS).is_file():
+        return False
+    used = (read(folder / SETTINGS) or {}).get("init_sha256")
+    return cell.needs is None or used is None or used == digest(out / cell.needs / WEIGHTS)
+
+
+def clear(out: Path, cell: Cell) -> None:
+    """Remove what a stopped cell left, but for pretraining, which goes on from its checkpoints."""
+    if cell.protocol is not None or cell.encoder.how != "pretrain":
+        shutil.rmtree(out / cell.folder, ignore_errors=True)
+
+
+def _holds(there: dict[str, Any], was: dict[str, Any], name: str) -> bool:
+    return set(was.get(name, ())) <= set(there.get(name, ()))
