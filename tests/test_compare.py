@@ -148,8 +148,12 @@ def test_tables_hold_the_same_numbers(compared: Path) -> None:
     assert len(table["scores"]) == 3 * len(rows)
     for line, row in zip(table["scores"][::3], rows, strict=True):
         score = row["scores"][line["score"]]
-        assert [line["protocol"], line["encoder"], line["variant"]] == [row[k] for k in ("protocol", "encoder", "variant")]
-        assert [float(line[k]) for k in ("mean", "low", "high", "std")] == [score[k] for k in ("mean", "low", "high", "std")]
+        assert [line["protocol"], line["encoder"], line["variant"]] == [
+            row[k] for k in ("protocol", "encoder", "variant")
+        ]
+        assert [float(line[k]) for k in ("mean", "low", "high", "std")] == [
+            score[k] for k in ("mean", "low", "high", "std")
+        ]
         assert [float(value) for value in line["values"].split()] == score["values"]
     assert [(d["protocol"], d["encoder"], d["variant"], d["to"]) for d in table["differences"]] == [
         ("finetune", "simclr", "", "scratch"), ("finetune", "simclr", "no flip", "scratch"),
@@ -187,7 +191,9 @@ def test_killed_and_begun_again_or_typed_by_hand_it_is_the_same(made: Path, comp
     encoder = compared / "encoders" / "simclr" / "seed-0"
     tuning = ["--recipe", str(made / "finetune.toml"), "--init", str(encoder), "--label-fraction", "0.5", "--seed", "1"]
     lines.append(["finetune", str(made / "set"), "--out", str(tmp_path / "tuned"), *tuning, *more])
-    lines.append(["train", str(made / "set"), "--out", str(tmp_path / "run"), "--recipe", str(made / "pretrain.toml"), *more])
+    lines.append(
+        ["train", str(made / "set"), "--out", str(tmp_path / "run"), "--recipe", str(made / "pretrain.toml"), *more]
+    )
     out = tmp_path / "out"
     lines.append(["compare", *command(made, out)])
     with subprocess.Popen([sys.executable, "-c", TYPED], stdin=subprocess.PIPE, cwd=HERE, start_new_session=True,
@@ -217,9 +223,7 @@ def test_killed_and_begun_again_or_typed_by_hand_it_is_the_same(made: Path, comp
     assert (out / "runs/finetune/scratch/fraction-0.5/seed-0/results.json").stat().st_mtime_ns == kept
 
 
-def test_more_may_be_asked_for_but_nothing_else(
-    made: Path, compared: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_more_may_be_asked_for_but_nothing_else(made: Path, compared: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for number, (old, new, said) in enumerate((
         ("seeds = [0, 1]", "seeds = [0]", "protocols.finetune.seeds (fewer)"),
         ('encoder = "cnn"', 'encoder = "resnet18"', "encoders.scratch.source"),

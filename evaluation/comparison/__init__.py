@@ -1,1 +1,1 @@
-"""Comparisons: encoders by protocols by label fractions by seeds, as `bandstream compare` makes them (see compare.py)."""
+"""Comparisons, as compare.py makes them: encoders by protocols by label fractions by seeds."""

@@ -113,7 +113,9 @@ def expand(spec: Spec, path: Path) -> Grid:
         for encoder in encoders:
             unsaid = encoder.how == "scratch" and not encoder.source and encoder.name in protocol.encoders
             if unsaid and protocol.evaluate and not protocol.of:
-                raise BandstreamError(f'{path}: encoders.{encoder.name}: {protocol.name} has to know: add encoder = "…"')
+                raise BandstreamError(
+                    f'{path}: encoders.{encoder.name}: {protocol.name} has to know: add encoder = "…"'
+                )
     return Grid(encoders, protocols, list(_cells(encoders, protocols)))
 
 
@@ -160,8 +162,10 @@ def _protocols(path: Path, name: str, table: ProtocolTable, spec: Spec, before: 
     if table.evaluate is None:
         assert table.finetune is not None
         points = _points(path, f"{path}: protocols.{name}", "finetune", name, table.finetune, table, FineTuning)
-        return [Protocol(_with(name, variant, settings, ", {}"), key, settings, None, recipe, table.options, None, *where)
-                for key, variant, settings, _, recipe in points]  # fmt: skip
+        return [
+            Protocol(_with(name, variant, given, ", {}"), key, given, None, recipe, table.options, None, *where)
+            for key, variant, given, _, recipe in points
+        ]
     if table.of is None:
         return [Protocol(name, name, {}, table.evaluate, None, table.options, None, *where)]
     made = []
@@ -192,7 +196,9 @@ def _points(
         except BandstreamError as error:
             raise BandstreamError(f"{where}: {error}") from None
         if recipe.task is None:
-            raise BandstreamError(f'{where}: nothing says what to learn: add knobs = {{ task = "classify" }} or segment')
+            raise BandstreamError(
+                f'{where}: nothing says what to learn: add knobs = {{ task = "classify" }} or segment'
+            )
         return recipe
 
     plain = read({}, place)

@@ -215,7 +215,8 @@ def _known(name: str, names: Any, place: str, what: str) -> None:
     if name not in names:
         close = difflib.get_close_matches(name, names, 1)
         raise ValueError(
-            f"{place}: no {what} {name!r}: " + (f"did you mean {close[0]}?" if close else f"there are {', '.join(names)}")
+            f"{place}: no {what} {name!r}: "
+            + (f"did you mean {close[0]}?" if close else f"there are {', '.join(names)}")
         )
 
 

@@ -35,7 +35,9 @@ class Run:
     predictions: Predictions | None
 
 
-def compare_runs(title: str, baseline: str | None, grid: Grid, out: Path, failed: list[dict[str, str]]) -> dict[str, Any]:
+def compare_runs(
+    title: str, baseline: str | None, grid: Grid, out: Path, failed: list[dict[str, str]]
+) -> dict[str, Any]:
     """All that comparison.json holds. Intervals are BCa over test samples and seeds (`evaluation.intervals`)."""
     rows: list[dict[str, Any]] = []
     protocols, scores = [], {}
@@ -72,7 +74,9 @@ def _rows(
     for cell in grid.cells:
         if cell.protocol is protocol and cell.label_fraction == fraction and is_finished(out, cell):
             content = read_json(out / cell.folder / RESULTS)
-            found.setdefault(cell.encoder.key, []).append(Run(cell.seed, cell.folder, content, _kept(out / cell.folder)))
+            found.setdefault(cell.encoder.key, []).append(
+                Run(cell.seed, cell.folder, content, _kept(out / cell.folder))
+            )
     rows, floors = [], {}
     for encoder in grid.encoders:
         if not (runs := found.get(encoder.key)):

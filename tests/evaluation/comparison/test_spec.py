@@ -12,6 +12,7 @@ from shards.errors import BandstreamError
 TOP = 'shards = "DST"\nlabel_fractions = [0.1, 1]\n'
 SCRATCH = '[encoders.scratch]\nencoder = "cnn"\n'
 SIMCLR = '[encoders.simclr]\npretrain = ""\n'
+A, B = TOP + SCRATCH, TOP + SIMCLR
 LINEAR = '[protocols.linear]\nevaluate = "linear"\n'
 FINETUNE = '[protocols.finetune]\nfinetune = ""\nknobs = { task = "classify" }\n'
 
@@ -35,44 +36,44 @@ def grid(folder: Path, text: str) -> Grid:
         ('shards = "DST"\n' + SCRATCH + LINEAR, "label_fractions: Field required"),
         (TOP + LINEAR, "encoders: Field required"),
         (TOP + "encoders = {}\n" + LINEAR, "encoders: name at least one, as [encoders.NAME]"),
-        ("titel = 'x'\n" + TOP + SCRATCH + LINEAR, "titel: unknown: did you mean title?"),
-        ("seeds = [-1]\n" + TOP + SCRATCH + LINEAR, "seeds.0: Input should be greater than or equal to 0"),
-        ("seeds = [1, 1]\n" + TOP + SCRATCH + LINEAR, "seeds: takes different values, one at least"),
+        ("titel = 'x'\n" + A + LINEAR, "titel: unknown: did you mean title?"),
+        ("seeds = [-1]\n" + A + LINEAR, "seeds.0: Input should be greater than or equal to 0"),
+        ("seeds = [1, 1]\n" + A + LINEAR, "seeds: takes different values, one at least"),
         (TOP.replace("0.1", "1.1") + SCRATCH + LINEAR, "label_fractions.0: Input should be less than or equal to 1"),
-        ("baseline = 'scrach'\n" + TOP + SCRATCH + LINEAR, "baseline: no encoder 'scrach': did you mean scratch?"),
-        (TOP + SIMCLR + "pretran = 'x'\n" + LINEAR, "encoders.simclr.pretran: unknown: did you mean pretrain?"),
-        (TOP + SIMCLR + "run = 'x'\n" + LINEAR, "encoders.simclr: run and pretrain: an encoder comes about in one way"),
-        (TOP + SCRATCH + "knobs = { epochs = 3 }\n" + LINEAR, "encoders.scratch: knobs is of pretraining: add pretrain"),
-        (TOP + SIMCLR + 'encoder = "cnn"\n' + LINEAR, "encoders.simclr: encoder is of random weights"),
+        ("baseline = 'scrach'\n" + A + LINEAR, "baseline: no encoder 'scrach': did you mean scratch?"),
+        (B + "pretran = 'x'\n" + LINEAR, "encoders.simclr.pretran: unknown: did you mean pretrain?"),
+        (B + "run = 'x'\n" + LINEAR, "encoders.simclr: run and pretrain: an encoder comes about in one way"),
+        (A + "knobs = { epochs = 3 }\n" + LINEAR, "encoders.scratch: knobs is of pretraining: add pretrain"),
+        (B + 'encoder = "cnn"\n' + LINEAR, "encoders.simclr: encoder is of random weights"),
         (TOP + "[encoders.'a/b']\nencoder = 'cnn'\n" + LINEAR, "encoders.a/b: names are letters"),
         (TOP + "[encoders.a--b]\nencoder = 'cnn'\n" + LINEAR, "encoders.a--b: names are letters"),
         (TOP + "[encoders.a]\n" + LINEAR, "encoders.a: linear has to know: add encoder"),
-        (TOP + SIMCLR + "knobs = { epoch = 3 }\n" + LINEAR, "encoders.simclr: options: epoch: Extra inputs"),
-        (TOP + SIMCLR + "knobs = { method = 'simklr' }\n" + LINEAR, "encoders.simclr: no method 'simklr': did you mean"),
-        (TOP + SIMCLR + "axes = { batch_size = 3 }\n" + LINEAR, "encoders.simclr: axes: batch_size takes a list"),
-        (TOP + SIMCLR + "axes = { batch_size = [4, 4] }\n" + LINEAR, "axes: batch_size takes a list of different values"),
-        (TOP + SIMCLR + "axes = { batch_size = [4, 'x'] }\n" + LINEAR, "encoders.simclr.axes: options: batch_size: Input"),
-        (TOP + SIMCLR + "[encoders.simclr.variants]\nodd = { x = 1 }\n" + LINEAR, "encoders.simclr.variants.odd: options: x"),
-        (TOP + SIMCLR + "[encoders.simclr.variants]\n'a b' = { seed = 1 }\n'a-b' = { seed = 2 }\n" + LINEAR,
+        (B + "knobs = { epoch = 3 }\n" + LINEAR, "encoders.simclr: options: epoch: Extra inputs"),
+        (B + "knobs = { method = 'simklr' }\n" + LINEAR, "encoders.simclr: no method 'simklr': did you mean"),
+        (B + "axes = { batch_size = 3 }\n" + LINEAR, "encoders.simclr: axes: batch_size takes a list"),
+        (B + "axes = { batch_size = [4, 4] }\n" + LINEAR, "axes: batch_size takes a list of different values"),
+        (B + "axes = { batch_size = [4, 'x'] }\n" + LINEAR, "encoders.simclr.axes: options: batch_size: Input"),
+        (B + "[encoders.simclr.variants]\nodd = { x = 1 }\n" + LINEAR, "encoders.simclr.variants.odd: options: x"),
+        (B + "[encoders.simclr.variants]\n'a b' = { seed = 1 }\n'a-b' = { seed = 2 }\n" + LINEAR,
          "encoders: two would have the folder simclr--a-b"),
-        (TOP + "[encoders.simclr]\npretrain = 'none.toml'\n" + LINEAR, "encoders.simclr.pretrain: there is no recipe none.toml"),
-        (TOP + SCRATCH + "[protocols.a]\n", 'protocols.a: say finetune = "RECIPE"'),
-        (TOP + SCRATCH + "[protocols.a]\nevaluate = 'linaer'\n", "protocols.a.evaluate: Input should be 'linear', 'knn'"),
-        (TOP + SCRATCH + "[protocols.a]\nfinetune = ''\n", "protocols.a: nothing says what to learn"),
-        (TOP + SCRATCH + LINEAR + "knobs = { lr = 1 }\n", "protocols.linear: knobs is of finetune: evaluate takes options"),
-        (TOP + SCRATCH + LINEAR + "options = { feature = 'stages' }\n", "options.feature: unknown: did you mean features?"),
-        (TOP + SCRATCH + LINEAR + "options = { against = 'D' }\n", "protocols.linear: options: against goes with"),
-        (TOP + SCRATCH + LINEAR + "encoders = ['simclr']\n", "protocols.linear.encoders: no encoder 'simclr'"),
-        (TOP + SCRATCH + LINEAR + "of = 'finetune'\n", 'protocols.linear: of goes with evaluate = "ood"'),
-        (TOP + SCRATCH + "[protocols.ood]\nevaluate = 'ood'\n", "protocols.ood: options: say what is outside"),
-        (TOP + SCRATCH + LINEAR + "[protocols.ood]\nevaluate = 'ood'\nof = 'linear'\noptions = { against = 'D' }\n",
+        (TOP + "[encoders.a]\npretrain = 'none.toml'\n" + LINEAR, "encoders.a.pretrain: there is no recipe none.toml"),
+        (A + "[protocols.a]\n", 'protocols.a: say finetune = "RECIPE"'),
+        (A + "[protocols.a]\nevaluate = 'linaer'\n", "protocols.a.evaluate: Input should be 'linear', 'knn'"),
+        (A + "[protocols.a]\nfinetune = ''\n", "protocols.a: nothing says what to learn"),
+        (A + LINEAR + "knobs = { lr = 1 }\n", "protocols.linear: knobs is of finetune: evaluate takes options"),
+        (A + LINEAR + "options = { feature = 'stages' }\n", "options.feature: unknown: did you mean features?"),
+        (A + LINEAR + "options = { against = 'D' }\n", "protocols.linear: options: against goes with"),
+        (A + LINEAR + "encoders = ['simclr']\n", "protocols.linear.encoders: no encoder 'simclr'"),
+        (A + LINEAR + "of = 'finetune'\n", 'protocols.linear: of goes with evaluate = "ood"'),
+        (A + "[protocols.ood]\nevaluate = 'ood'\n", "protocols.ood: options: say what is outside"),
+        (A + LINEAR + "[protocols.ood]\nevaluate = 'ood'\nof = 'linear'\noptions = { against = 'D' }\n",
          "protocols.ood.of: no fine-tuning protocol 'linear'"),
-        (TOP + SCRATCH + FINETUNE + "[protocols.ood]\nevaluate = 'ood'\nof = 'finetune'\noptions = { hold_out = ['a'] }\n",
+        (A + FINETUNE + "[protocols.ood]\nevaluate = 'ood'\nof = 'finetune'\noptions = { hold_out = ['a'] }\n",
          "protocols.ood: of: fine-tuned classifiers have seen all classes"),
-        (TOP + SCRATCH + FINETUNE.replace("classify", "segment")
+        (A + FINETUNE.replace("classify", "segment")
          + "[protocols.ood]\nevaluate = 'ood'\nof = 'finetune'\noptions = { against = 'D' }\n",
          "protocols.ood.of: finetune segments, ood is of classifiers"),
-        (TOP + SCRATCH + FINETUNE.replace("task", "seed = 3, task"), "protocols.finetune: knobs: seed is the comparison's own"),
+        (A + FINETUNE.replace("task", "seed = 3, task"), "protocols.finetune: knobs: seed is the comparison's own"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_one_line_with_file_and_key(tmp_path: Path, text: str, said: str) -> None:
@@ -152,6 +153,8 @@ def test_axes_multiply_and_variants_stand_beside_the_recipe_as_it_is(tmp_path: P
 
 
 def test_the_point_of_the_axes_that_is_the_recipe_is_not_made_twice(tmp_path: Path) -> None:
-    text = TOP + SIMCLR + "axes = { batch_size = [128, 256] }\n[encoders.simclr.variants]\nfew = { epochs = 3 }\n" + LINEAR
+    text = (
+        TOP + SIMCLR + "axes = { batch_size = [128, 256] }\n[encoders.simclr.variants]\nfew = { epochs = 3 }\n" + LINEAR
+    )
     made = [(encoder.key, encoder.plain) for encoder in grid(tmp_path, text).encoders]
     assert made == [("simclr--batch_size-128", False), ("simclr--batch_size-256", True), ("simclr--few", False)]
