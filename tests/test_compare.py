@@ -41,23 +41,25 @@ finetune = "finetune.toml"
 [protocols.linear]
 evaluate = "linear"
 encoders = ["scratch", "simclr"]
-options = { view_size = 16 }
+options = { view_size = 32 }
 """
-PRETRAIN = 'encoder = "cnn"\nepochs = 1\nbatch_size = 16\nvalidate_epochs = 0\n[view]\nsize = 16\n'
-FINETUNE = 'task = "classify"\nepochs = 2\nbatch_size = 8\nlr = 3e-3\nvalidate_steps = 3\nview = { size = 16 }\n'
+PRETRAIN = 'encoder = "cnn"\nepochs = 1\nbatch_size = 16\nvalidate_epochs = 0\n[view]\nsize = 32\n'
+FINETUNE = 'task = "classify"\nepochs = 2\nbatch_size = 8\nlr = 3e-3\nvalidate_steps = 3\nview = { size = 32 }\n'
 
 
 def spectrum(number: int, bands: list[str], shape: tuple[int, int, int], dtype: str) -> np.ndarray:
-    """Pictures whose label stands in their colour."""
+    """Pictures whose label stands in their colour, more or less."""
     level = np.random.default_rng(number % 4).uniform(300, 3000, (shape[0], 1, 1))
-    return np.clip(level + np.random.default_rng(number).normal(0, 200, shape), 0, None).astype(dtype)
+    rng = np.random.default_rng(number)
+    own = level + rng.normal(0, 600, level.shape)
+    return np.clip(own + rng.normal(0, 200, shape), 0, None).astype(dtype)
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the spec, its recipes and the set."""
     folder = tmp_path_factory.mktemp("compare")
-    arrays = {"10m.npy": (["B02", "B03", "B04", "B08"], 16)}
+    arrays = {"10m.npy": (["B02", "B03", "B04", "B08"], 32)}
     make_set(folder / "set", SIZES, arrays=arrays, image=spectrum, single=True, label=lambda number: number % 4)
     for name, text in (("spec", SPEC), ("pretrain", PRETRAIN), ("finetune", FINETUNE)):
         (folder / f"{name}.toml").write_text(text)
@@ -229,7 +231,7 @@ def test_more_may_be_asked_for_but_nothing_else(made: Path, compared: Path, caps
         ('encoder = "cnn"', 'encoder = "resnet18"', "encoders.scratch.source"),
         ('"no flip" = { "view.flip_vertical" = 0', '"no flip" = { "view.flip_vertical" = 0.1',
          "encoders.simclr--no-flip.recipe.view.flip_vertical"),
-        ("view_size = 16", "view_size = 24", "protocols.linear.options.view_size"),
+        ("view_size = 32", "view_size = 24", "protocols.linear.options.view_size"),
         ("[protocols.linear]", "[protocols.probe]", "protocols.linear (gone)"),
     )):  # fmt: skip
         assert old in SPEC

@@ -105,8 +105,7 @@ def expand(spec: Spec, path: Path) -> Grid:
     protocols: list[Protocol] = []
     for name in sorted(spec.protocols, key=lambda name: spec.protocols[name].of is not None):
         protocols += _protocols(path, name, spec.protocols[name], spec, protocols)
-    for kind, each in (("encoders", encoders), ("protocols", protocols)):
-        keys = [one.key for one in each]  # type: ignore[attr-defined]
+    for kind, keys in (("encoders", [one.key for one in encoders]), ("protocols", [one.key for one in protocols])):
         if twice := sorted({key for key in keys if keys.count(key) > 1}):
             raise BandstreamError(f"{path}: {kind}: two would have the folder {twice[0]}: rename one")
     for protocol in protocols:

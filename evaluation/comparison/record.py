@@ -63,8 +63,8 @@ def check(out: Path, wanted: dict[str, Any]) -> None:
                 changed.append(f"{table}.{key} (gone)")
                 continue
             changed += [f"{table}.{key}.{name} (fewer)" for name in GROWING if not _holds(there, was, name)]
-            changed += differences(*({k: v for k, v in one.items() if k not in GROWING} for one in (was, there)),
-                                   f"{table}.{key}.")  # fmt: skip
+            before, after = ({k: v for k, v in one.items() if k not in GROWING} for one in (was, there))
+            changed += differences(before, after, f"{table}.{key}.")
     if changed:
         raise BandstreamError(
             f"{out} holds a comparison with another {', '.join(changed)}: more may be added to it, nothing changed; "

@@ -84,7 +84,7 @@ class EncoderTable(Table):
     def how(self) -> Literal["scratch", "run", "pretrain", "supervised"]:
         for way in ("run", "pretrain", "supervised"):
             if getattr(self, way) is not None:
-                return way  # type: ignore[return-value]
+                return way
         return "scratch"
 
 

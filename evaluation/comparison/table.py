@@ -77,7 +77,8 @@ def _rows(
             found.setdefault(cell.encoder.key, []).append(
                 Run(cell.seed, cell.folder, content, _kept(out / cell.folder))
             )
-    rows, floors = [], {}
+    rows: list[dict[str, Any]] = []
+    floors: dict[str, list[Run]] = {}
     for encoder in grid.encoders:
         if not (runs := found.get(encoder.key)):
             continue
