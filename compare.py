@@ -65,7 +65,7 @@ def main(spec_file: Path, out: Path, shards: str | None, dry_run: bool, device: 
     import torch
 
     from evaluation.comparison.grid import expand
-    from evaluation.comparison.record import check, described, is_finished, remember
+    from evaluation.comparison.record import check, described, is_finished, remembered
     from shards.errors import BandstreamError
     from training.distributed import distributed
 
@@ -82,9 +82,9 @@ def main(spec_file: Path, out: Path, shards: str | None, dry_run: bool, device: 
     with distributed(device) as place:
         if place.world_size > 1:
             raise BandstreamError("a comparison runs in one process: start it without torchrun")
-        remember(out, wanted)
-        failed = run_cells(spec, grid, out, place, threads)
-    told = conclude(spec, grid, out, failed)
+        with remembered(out, wanted):
+            failed = run_cells(spec, grid, out, place, threads)
+            told = conclude(spec, grid, out, failed)
     if failed:
         raise BandstreamError(
             f"{len(failed)} of {len(grid.cells)} runs failed, the first: {failed[0]['cell']}: {failed[0]['error']}; "

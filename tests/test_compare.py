@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from compare import main
+from evaluation.comparison.record import remembered
 from evaluation.intervals import difference, interval
 from evaluation.predictions import load_predictions
 from shards.errors import BandstreamError
@@ -248,6 +249,9 @@ def test_more_may_be_asked_for_but_nothing_else(made: Path, compared: Path, caps
     assert said[0].startswith("finished  finetune, scratch, 50 % of the labels, seed 0 → ")
     assert said[2].startswith("to do     finetune, scratch, 50 % of the labels, seed 2 → ")
     assert sorted(path for path in compared.rglob("*")) == before, "nothing was written"
+    known = json.loads((compared / "spec.json").read_text())
+    with remembered(compared, known), pytest.raises(BandstreamError, match="another comparison is running"):
+        main.main(command(made, compared), standalone_mode=False)
     (made / "used").mkdir()
     (made / "used" / "file").touch()
     with pytest.raises(BandstreamError, match="used is not empty, and no comparison"):

@@ -1,7 +1,11 @@
 """A comparison's folder: what it was made for (spec.json), and which cells are finished in it."""
 
+import fcntl
 import json
+import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -72,11 +76,23 @@ def check(out: Path, wanted: dict[str, Any]) -> None:
         )
 
 
-def remember(out: Path, wanted: dict[str, Any]) -> None:
-    """Write spec.json, as the first file of a new folder."""
+@contextmanager
+def remembered(out: Path, wanted: dict[str, Any]) -> Iterator[None]:
+    """Write spec.json, as the first file of a new folder, and keep other processes out of it while the block lasts."""
     out.mkdir(parents=True, exist_ok=True)
-    if read(out / FILE) != json.loads(json.dumps(wanted)):
-        atomic.write_json(out / FILE, wanted)
+    descriptor = os.open(out, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BandstreamError(f"another comparison is running in {out}: wait for it, or stop it") from None
+        except OSError:  # a file system without locks
+            pass
+        if read(out / FILE) != json.loads(json.dumps(wanted)):
+            atomic.write_json(out / FILE, wanted)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def is_finished(out: Path, cell: Cell) -> bool:
