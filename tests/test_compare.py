@@ -39,8 +39,8 @@ knobs = { bands = ["B02", "B99"] }
 
 [protocols.finetune]
 finetune = "finetune.toml"
-[protocols.linear]
-evaluate = "linear"
+[protocols.knn]
+evaluate = "knn"
 encoders = ["scratch", "simclr"]
 seeds = [0]
 options = { view_size = 32 }
@@ -92,16 +92,16 @@ def compared(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_rows_are_what_the_runs_say(compared: Path) -> None:
     content = read(compared)
-    assert content["score"] == {"finetune": "accuracy", "linear": "accuracy"} and content["baseline"] == "scratch"
+    assert content["score"] == {"finetune": "accuracy", "knn": "accuracy"} and content["baseline"] == "scratch"
     assert [(p["name"], p["task"], p["kind"], p["evaluate"]) for p in content["protocols"]] == [
-        ("finetune", "classify", "single", None), ("linear", "classify", "single", "linear"),
+        ("finetune", "classify", "single", None), ("knn", "classify", "single", "knn"),
     ]  # fmt: skip
     rows = content["rows"]
     flips = {"view.flip_vertical": 0.25}
     assert [(r["protocol"], r["encoder"], r["settings"], r["floor"], r["seeds"]) for r in rows] == [
         ("finetune", "scratch", {}, False, [0, 1]), ("finetune", "simclr", flips, False, [0, 1]),
-        ("linear", "scratch", {}, False, [0]), ("linear", "simclr", flips, False, [0]),
-        ("linear", "image statistics", {}, True, [0]), ("linear", "random cnn", {}, True, [0]),
+        ("knn", "scratch", {}, False, [0]), ("knn", "simclr", flips, False, [0]),
+        ("knn", "image statistics", {}, True, [0]), ("knn", "random cnn", {}, True, [0]),
     ]  # fmt: skip
     for row in rows:
         assert (row["label_fraction"], row["labelled_samples"]) == (0.5, 24)
@@ -138,12 +138,12 @@ def test_intervals_are_those_of_the_kept_predictions(compared: Path) -> None:
     assert found["to_baseline"]["mean"] == pytest.approx(scores[0] - scores[1])
     assert "to_baseline" not in rows["finetune", "scratch"] and "to_floors" not in found
 
-    probed = rows["linear", "simclr"]
+    probed = rows["knn", "simclr"]
     assert set(probed["to_floors"]) == {"image statistics", "random cnn"}
     for told, lead in probed["to_floors"].items():
-        floor = rows["linear", told]
+        floor = rows["knn", told]
         assert lead["mean"] == pytest.approx(probed["scores"]["accuracy"]["mean"] - floor["scores"]["accuracy"]["mean"])
-    assert rows["linear", "random cnn"]["scores"] == rows["linear", "scratch"]["scores"], "the same weights"
+    assert rows["knn", "random cnn"]["scores"] == rows["knn", "scratch"]["scores"], "the same weights"
 
 
 def test_tables_hold_the_same_numbers(compared: Path) -> None:
@@ -161,8 +161,8 @@ def test_tables_hold_the_same_numbers(compared: Path) -> None:
         assert numbers == [score[k] for k in ("mean", "low", "high", "std")]
         assert [float(value) for value in line["values"].split()] == score["values"]
     assert [(d["protocol"], d["encoder"], d["to"]) for d in table["differences"]] == [
-        ("finetune", "simclr", "scratch"), ("linear", "scratch", "image statistics"),
-        *(("linear", "simclr", to) for to in ("scratch", "image statistics", "random cnn")),
+        ("finetune", "simclr", "scratch"), ("knn", "scratch", "image statistics"),
+        *(("knn", "simclr", to) for to in ("scratch", "image statistics", "random cnn")),
     ]  # fmt: skip
     assert json.loads(table["differences"][0]["settings"]) == {"view.flip_vertical": 0.25}
     assert {line["measure"] for line in table["per_class"]} == {"f1", "iou", "precision", "recall"}
@@ -235,8 +235,8 @@ def test_more_may_be_asked_for_but_nothing_else(made: Path, compared: Path, caps
         ("[0.25]", "[0.5]", f"encoders.{FLIPS} (gone)"),
         ('pretrain = "pretrain.toml"\naxes', 'pretrain = "pretrain.toml"\nknobs = { view.gain = 0.1 }\naxes',
          f"encoders.{FLIPS}.recipe.view.gain"),
-        ("view_size = 32", "view_size = 24", "protocols.linear.options.view_size"),
-        ("[protocols.linear]", "[protocols.probe]", "protocols.linear (gone)"),
+        ("view_size = 32", "view_size = 24", "protocols.knn.options.view_size"),
+        ("[protocols.knn]", "[protocols.probe]", "protocols.knn (gone)"),
     )):  # fmt: skip
         assert old in SPEC
         (made / f"other{number}.toml").write_text(SPEC.replace(old, new))
