@@ -67,7 +67,10 @@ class Found:
 
 
 def discover(paths: Iterable[Path]) -> Found:
-    """Shard sets, comparisons and runs among `paths`, or in folders right below one. Raises BandstreamError on one with neither."""
+    """Shard sets, comparisons and runs among `paths`, or in folders right below one.
+
+    Raises BandstreamError on one with neither.
+    """
     found = Found()
     for path in paths:
         if not path.is_dir():
