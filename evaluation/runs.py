@@ -89,7 +89,7 @@ def discover(paths: Iterable[Path]) -> Found:
 def grouped(runs: list[Run], keys: Sequence[str]) -> list[list[Run]]:
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        groups.setdefault(json.dumps([run[1][key] for key in keys]), []).append(run)
+        groups.setdefault(json.dumps([run[1].get(key) for key in keys]), []).append(run)
     return list(groups.values())
 
 
