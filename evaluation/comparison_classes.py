@@ -8,10 +8,12 @@ import numpy as np
 
 from evaluation.comparison_rows import Row, identity, is_plain, labels_told, told
 from evaluation.pictures import short_name
-from evaluation.report_words import NAMES, signed
+from evaluation.report_words import NAMES, sentence, signed
 from evaluation.runs import read_json
 from shards.errors import BandstreamError
 
+MEASURES = {"macro_map": "average_precision", "macro_iou": "iou"}
+"""Of classes, by the score that rows are judged by; else F1."""
 COLUMNS = 5
 OPEN = 12
 """Confusion matrices of so many classes are shown at once, larger ones when asked for."""
@@ -22,7 +24,9 @@ def per_class(rows: Sequence[Row], best: Row | None, beside: Row | None) -> dict
     rows = [row for row in rows if row.get("per_class")]
     if not rows:
         return None
-    measure = next(iter(rows[0]["per_class"]))
+    held = rows[0]["per_class"]
+    measure = MEASURES.get(rows[0]["score"], "f1")
+    measure = measure if measure in held else next(iter(held))
     first = [identity(row) for row in (beside, best) if row]
     chosen = sorted(rows, key=lambda row: (identity(row) not in first, bool(row.get("floor")), not is_plain(row)))
     chosen = chosen[:COLUMNS]
@@ -37,7 +41,7 @@ def per_class(rows: Sequence[Row], best: Row | None, beside: Row | None) -> dict
             "ahead": pair[1] - pair[0] if None not in pair else 0.0,
         })  # fmt: skip
     return {
-        "title": f"{NAMES.get(measure, measure)} of each class, {labels_told(rows[:1])}", "rows": lines,
+        "title": f"{sentence(NAMES.get(measure, measure))} of each class, {labels_told(rows[:1])}", "rows": lines,
         "columns": [told(row) for row in chosen], "beside": told(beside) if beside else "",
         "difference": f"{told(best)} − {told(beside)}" if best and beside else None,
     }  # fmt: skip

@@ -5,7 +5,7 @@ from typing import Any
 
 from evaluation.comparison_charts import STYLES, Line, band_chart, key
 from evaluation.comparison_rows import Row, best_floor, identity, is_baseline, lead, main_score, told
-from evaluation.report_words import percent, safe
+from evaluation.report_words import percent, safe, sentence
 
 
 def curves(
@@ -36,7 +36,7 @@ def curves(
     ticks = {fraction: percent(fraction) for fraction in fractions}
     to = comparison.get("baseline") if any(row.get("to_baseline") for row in rows) else "the best floor"
     charts = [{"svg": safe(band_chart(lines, ticks, "labels", score, log=True)),
-               "text": f"{score} on the test split over the share of labels, with 95 % intervals."}]  # fmt: skip
+               "text": f"{sentence(score)} on the test split over the share of labels, with 95 % intervals."}]  # fmt: skip
     if second := band_chart(leads, ticks, "labels", f"lead over {to}", log=True, zero=True):
         charts.append({"svg": safe(second), "text": f"The lead over {to}, paired. Where a band leaves out 0, the two "
                        "differ by this data."})  # fmt: skip

@@ -15,6 +15,8 @@ Row = dict[str, Any]
 """One of `rows` in comparison.json."""
 RESAMPLES = 1000
 NOTHING = float("nan")
+SIGNED = ("ari", "silhouette")
+"""Scores that may be below 0; all others lie between 0 and 1."""
 
 
 def told(row: Row) -> str:
@@ -46,8 +48,10 @@ def is_plain(row: Row) -> bool:
 def main_score(row: Row) -> dict[str, Any]:
     """mean, low, high and values of the score that a row is judged by; NaN for what is not there."""
     found = dict(row.get("scores", {}).get(row.get("score"), {}))
-    return {"mean": _number(found.get("mean")), "low": _number(found.get("low")), "high": _number(found.get("high")),
-            "values": found.get("values") or []}  # fmt: skip
+    mean, low, high = (_number(found.get(name)) for name in ("mean", "low", "high"))
+    if row.get("score") not in SIGNED:  # few seeds widen intervals past what a score can be
+        low, high = (min(max(value, 0.0), 1.0) if math.isfinite(value) else value for value in (low, high))
+    return {"mean": mean, "low": low, "high": high, "values": found.get("values") or []}
 
 
 def lead(found: dict[str, Any] | None) -> dict[str, float] | None:

@@ -22,7 +22,7 @@ from evaluation.comparison_rows import (
 )
 from evaluation.comparison_studies import studies
 from evaluation.comparison_table import lead_table, leads_of
-from evaluation.report_words import NAMES, duration, figure, signed
+from evaluation.report_words import NAMES, duration, figure, sentence, signed
 
 OOD_COLUMNS = {"auroc": "AUROC", "aupr": "AUPR", "fpr95": "FPR at 95 % accepted"}
 
@@ -44,7 +44,7 @@ def comparison_section(out: Path, comparison: dict[str, Any], datasets: dict[str
         "Brackets are 95 % bootstrap intervals over the test samples"
         + (" and over seeds. " if len(seeds) > 1 else ", for there is one seed. ")
         + "Differences are paired: both sides scored on the same test samples with the same seeds. A difference is "
-        "called better or worse only where its interval leaves out 0.",
+        "called better or worse only where its interval leaves out 0. The highest mean of each group is bold.",
         "protocols": protocols,
         "cost": _cost(comparison, protocols),
         "failed": comparison.get("failed") or [],
@@ -136,7 +136,7 @@ def _verdict(
         return None
     leads = leads_of(best, rows)
     found, _ = leads.get("baseline" if is_baseline(beside, comparison) else "floor") or (None, "")
-    text = f"{score} on the test split"
+    text = f"{sentence(score)} on the test split"
     if found:
         bounds = f" ({signed(found['low'])} to {signed(found['high'])})" if verdict(found) else ""
         holds = "holds" if verdict(found) == "not told apart" else "leaves out"

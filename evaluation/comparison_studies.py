@@ -19,7 +19,7 @@ from evaluation.comparison_rows import (
     value_told,
 )
 from evaluation.comparison_table import lead_table
-from evaluation.report_words import NAMES, percent, safe
+from evaluation.report_words import NAMES, percent, safe, sentence
 
 SPREAD = 8.0
 """Values whose largest is so many times the smallest stand on a logarithmic axis."""
@@ -88,7 +88,7 @@ def _axis(rows: Sequence[Row], knob: str) -> dict[str, Any] | None:
     told_values = {places[value]: value_told(value) for value in values}
     svg = band_chart(lines, told_values, knob, score, log=log)
     return {
-        "svg": safe(svg), "text": f"{score} on the test split over {knob}, with 95 % intervals.",
+        "svg": safe(svg), "text": f"{sentence(score)} on the test split over {knob}, with 95 % intervals.",
         "keys": [{"svg": safe(key(line.style)), "name": line.name} for line in lines],
         "left_out": len(groups) - len(lines),
     } if svg else None  # fmt: skip

@@ -139,7 +139,8 @@ def finetuning_section(runs: list[Run], datasets: dict[str, Path]) -> dict[str, 
     for row, (_, content) in zip(rows, runs, strict=True):
         row |= {"val": content["val"], "time": duration(content["seconds"]["all"]),
                 "epochs": f"{content['best_epoch'] + 1} / {content['epochs_run']}"}  # fmt: skip
-    starts = {start: [c["test"] for _, c in runs if origin(c) == start and c["freeze"] != "encoder"] for start in STARTS}
+    tuned = [content for _, content in runs if content["freeze"] != "encoder"]
+    starts = {start: [content["test"] for content in tuned if origin(content) == start] for start in STARTS}
     scratch, pretrained = starts["scratch"], starts["pretrained"] or starts["supervised"]
     compared = bool(scratch and pretrained)
     measure = next(iter(first["test"]["per_class"]))

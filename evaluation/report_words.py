@@ -42,3 +42,8 @@ def figure(value: Any) -> str:
 
 def signed(value: float) -> str:
     return f"{value:+.3f}".replace("-", "−")
+
+
+def sentence(text: str) -> str:
+    """With a capital at its beginning, unless its first word has one inside, as mAP has."""
+    return text[:1].upper() + text[1:] if text.split(" ")[0].islower() else text

@@ -26,7 +26,8 @@ def roc_chart(lines: Sequence[Line]) -> str:
     parts.append(f'<text class="tick" x="{LEFT + SIDE}" y="{height - 6}" text-anchor="end">inside suspected</text>')
     for line in lines:
         points = [place(x, y) for x, y in zip(line.xs, line.ys, strict=True)]
-        parts.append(f'<path class="line s{line.style}" d="M{"L".join(points)}"><title>{escape(line.name)}</title></path>')
+        path = f'<path class="line s{line.style}" d="M{"L".join(points)}">'
+        parts.append(f"{path}<title>{escape(line.name)}</title></path>")
         at = points[len(points) * line.style // (len(lines) + 2)]
         parts.append(f'<path class="dot s{line.style}" transform="translate({at})" d="{MARKS[line.style - 1]}"/>')
     return "".join([*parts, "</svg>"])

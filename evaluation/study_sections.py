@@ -14,8 +14,8 @@ from evaluation.runs import Run, label
 COLUMNS = {
     "cluster": {"purity": "purity", "one_cluster": "of one cluster", "nmi": "NMI", "ari": "ARI",
                 "silhouette": "silhouette"},
-    "retrieval": {"map": "mAP", "precision_at.1": "precision at 1", "precision_at.5": "at 5", "precision_at.10": "at 10",
-                  "precision_at.50": "at 50", "jaccard_at.10": "Jaccard at 10", "by_chance": "by chance"},
+    "retrieval": {"map": "mAP", "precision_at.1": "precision at 1", "precision_at.5": "at 5",
+                  "precision_at.10": "at 10", "precision_at.50": "at 50", "jaccard_at.10": "Jaccard at 10", "by_chance": "by chance"},
     "map": {"trustworthiness": "trustworthiness"},
 }  # fmt: skip
 TITLES = {
@@ -70,7 +70,7 @@ def study_section(runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def calibration_section(runs: Sequence[Run]) -> dict[str, Any] | None:
-    """Of linear probes that recorded it: how far their probabilities can be believed, before and after a temperature."""
+    """Of linear probes that recorded it: how far probabilities can be believed, before and after a temperature."""
     runs = [run for run in runs if run[1].get("calibration")]
     if not runs:
         return None
@@ -82,8 +82,9 @@ def calibration_section(runs: Sequence[Run]) -> dict[str, Any] | None:
         rows.append({"name": name, "cells": [*cells, figure(found["temperature"])], "verdict": ""})
     return {
         "title": "Calibration of linear probes",
-        "text": "Expected calibration error (ECE), Brier score and log loss on the test split: lower is better. “Scaled” "
-        "divides the logits by one temperature that was fitted on val; above 1 it means that the probe was too sure.",
+        "text": "Expected calibration error (ECE), Brier score and log loss on the test split: lower is better. "
+        "“Scaled” divides the logits by one temperature that was fitted on val; above 1 it means that the probe was too "
+        "sure.",
         "heading": "probe", "rows": rows, "charts": [], "keys": [], "note": "",
         "columns": ["ECE", "scaled", "Brier", "scaled", "log loss", "scaled", "temperature"],
         "pictures": _pictures(runs, names),
@@ -115,13 +116,13 @@ def _ood_section(runs: Sequence[Run]) -> dict[str, Any]:
     outside = against["name"] if against else ", ".join(first.get("hold_out") or [])
     return {
         "title": f"{TITLES['ood']}: {first['data']['name']} against {outside}",
-        "text": f"Are {first.get('ood_samples', 0):,} samples of {outside} told from the {first['test_samples']:,} test "
-        f"samples of {first['data']['name']}? AUROC is the chance that a sample from outside scores higher than one of "
-        "the set (0.5: chance); AUPR is average precision with outside, or inside, as what is looked for; FPR is the "
+        "text": f"Are {first.get('ood_samples', 0):,} samples of {outside} told from the {first['test_samples']:,} "
+        f"test samples of {first['data']['name']}? AUROC is the chance that a sample from outside scores higher than one "
+        "of the set (0.5: chance); AUPR is average precision with outside, or inside, as what is looked for; FPR is the "
         "share of outside samples taken for inside ones when 95 % of those are accepted (lower is better).",
         "heading": "score", "columns": ["AUROC", "95 % interval", "AUPR out", "AUPR in", "FPR at 95 %", "best floor"],
         "rows": rows, "pictures": _pictures(runs, names), "charts": charts, "keys": keys,
-        "note": "Best floor: the highest AUROC of image statistics and of an encoder with random weights, by that score.",
+        "note": "Best floor: the highest AUROC of image statistics and of random weights, by that score.",
     }  # fmt: skip
 
 
