@@ -65,8 +65,9 @@ def band_chart(
     said = f"{y_label} over {x_label}: {', '.join(line.name for line in lines)}"
     parts = [f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(said)}">']
     for y in y_ticks:
-        parts.append(f'<path class="{"zero" if zero and y == 0 else "grid"}" d="M{LEFT} {at_y(y):.1f}H{WIDTH - RIGHT}"/>')
-        parts.append(f'<text class="tick" x="{LEFT - 6}" y="{at_y(y) + 4:.1f}" text-anchor="end">{y:g}</text>')
+        kind = "zero" if zero and y == 0 else "grid"
+        parts.append(f'<path class="{kind}" d="M{LEFT} {at_y(y):.1f}H{WIDTH - RIGHT}"/>')
+        parts.append(f'<text class="tick" x="{LEFT - 6}" y="{at_y(y) + 4:.1f}" text-anchor="end">{_said(y)}</text>')
     parts.append(f'<path class="axis" d="M{LEFT} {HEIGHT - BOTTOM}H{WIDTH - RIGHT}"/>')
     end = -math.inf
     for x, told in sorted(x_ticks.items()):
@@ -113,6 +114,10 @@ def strip(low: float, mean: float, high: float, span: tuple[float, float], style
         f'<path class="rail" d="M4 8H116"/><path class="whisker" d="M{a:.1f} 8H{c:.1f}M{a:.1f} 4v8M{c:.1f} 4v8"/>'
         f'<circle class="point" cx="{b:.1f}" cy="8" r="4"/></svg>'
     )
+
+
+def _said(y: float) -> str:
+    return f"{y:g}".replace("-", "−")
 
 
 def _path(points: Sequence[tuple[float, float]]) -> str:

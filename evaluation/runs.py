@@ -67,7 +67,10 @@ class Found:
 
 
 def discover(paths: Iterable[Path]) -> Found:
-    """Shard sets, comparisons and runs among `paths`, or in folders right below one. Raises BandstreamError on one with neither."""
+    """Shard sets, comparisons and runs among `paths`, or in folders right below one.
+
+    Raises BandstreamError on one with neither.
+    """
     found = Found()
     for path in paths:
         if not path.is_dir():
@@ -86,7 +89,7 @@ def discover(paths: Iterable[Path]) -> Found:
 def grouped(runs: list[Run], keys: Sequence[str]) -> list[list[Run]]:
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        groups.setdefault(json.dumps([run[1][key] for key in keys]), []).append(run)
+        groups.setdefault(json.dumps([run[1].get(key) for key in keys]), []).append(run)
     return list(groups.values())
 
 
