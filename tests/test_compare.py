@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -259,3 +260,22 @@ def test_more_may_be_asked_for_but_nothing_else(made: Path, compared: Path, caps
     (made / "used" / "file").touch()
     with pytest.raises(BandstreamError, match="used is not empty, and no comparison"):
         main.main(command(made, made / "used"), standalone_mode=False)
+
+
+def test_a_folder_may_move_but_runs_of_another_encoder_are_not_counted(
+    made: Path, compared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    moved = shutil.copytree(compared, tmp_path / "moved")
+
+    def finished() -> list[str]:
+        main.main(command(made, moved, "--dry-run"), standalone_mode=False)
+        return [line.split(" → ")[0] for line in capsys.readouterr().out.splitlines() if line.startswith("finished")]
+
+    before = finished()
+    assert len(before) == 7
+    with (moved / "encoders" / FLIPS / "seed-0" / "encoder.safetensors").open("ab") as file:
+        file.write(b"?")
+    assert [line for line in before if line not in finished()] == [
+        f"finished  {protocol}, simclr (view.flip_vertical 0.25), 50 % of the labels, seed {seed}"
+        for protocol, seed in (("finetune", 0), ("finetune", 1), ("knn", 0))
+    ]

@@ -102,8 +102,11 @@ def is_finished(out: Path, cell: Cell) -> bool:
         return (folder / SUMMARY).is_file() and (folder / WEIGHTS).is_file()
     if not (folder / RESULTS).is_file():
         return False
-    used = (read(folder / SETTINGS) or {}).get("init_sha256")
-    return cell.needs is None or used is None or used == digest(out / cell.needs / WEIGHTS)
+    if cell.needs is None:
+        return True
+    settings = read(folder / SETTINGS) or {}
+    used = {settings.get("init_sha256"), *settings.get("weights_sha256", {}).values()}
+    return digest(out / cell.needs / WEIGHTS) in used
 
 
 def clear(out: Path, cell: Cell) -> None:

@@ -82,8 +82,10 @@ def _rows(
     for encoder in grid.encoders:
         if not (runs := found.get(encoder.key)):
             continue
-        row = {"protocol": protocol.name, "encoder": encoder.name, "variant": encoder.variant,
-               "settings": encoder.settings, "floor": False, **_of_runs(fraction, runs)}  # fmt: skip
+        row = {
+            "protocol": protocol.name, "encoder": encoder.name, "variant": encoder.variant,
+            "settings": encoder.settings, "plain": encoder.plain, "floor": False, **_of_runs(fraction, runs),
+        }  # fmt: skip
         against = found.get(baseline.key) if baseline and encoder is not baseline else None
         if against and (lead := _lead(runs, against, row["score"])):
             row["to_baseline"] = {"baseline": baseline.name if baseline else "", **lead}
@@ -91,20 +93,26 @@ def _rows(
         leads = {told: lead for told, those in own.items() if (lead := _lead(runs, those, row["score"]))}
         if leads:
             row["to_floors"] = leads
-        extra = {name: means([run.content[name] for run in runs]) for name in EXTRA if name in runs[0].content}
         pretraining = [_trained(out, encoder, run.seed) for run in runs]
         seconds = means([run.content["seconds"] for run in runs])
         if all(value is not None for value in pretraining):
             seconds = {"pretraining": float(np.mean(pretraining))} | seconds  # type: ignore[arg-type]
         told_kind = runs[0].content["task"], runs[0].content["kind"]
-        rows.append(row | {"extra": extra, "seconds": seconds})
+        rows.append(row | {"extra": _extra(runs), "seconds": seconds})
         for told, those in own.items():
             floors.setdefault(told, those)
     for told, those in floors.items():
-        extra = {name: means([run.content[name] for run in those]) for name in EXTRA if name in those[0].content}
-        rows.append({"protocol": protocol.name, "encoder": told, "variant": "", "settings": {}, "floor": True,
-                     **_of_runs(fraction, those), "extra": extra})  # fmt: skip
+        rows.append({"protocol": protocol.name, "encoder": told, "variant": "", "settings": {}, "plain": True,
+                     "floor": True, **_of_runs(fraction, those), "extra": _extra(those)})  # fmt: skip
     return rows, told_kind
+
+
+def _extra(runs: list[Run]) -> dict[str, Any]:
+    """What results.json says beside scores on test, means over seeds. `aupr` of ood is that of finding outside ones."""
+    extra = {name: means([run.content[name] for run in runs]) for name in EXTRA if name in runs[0].content}
+    if "ood" in extra:
+        extra["ood"] = {name: found | {"aupr": found["aupr_out"]} for name, found in extra["ood"].items()}
+    return extra
 
 
 def _of_runs(fraction: float, runs: list[Run]) -> dict[str, Any]:
