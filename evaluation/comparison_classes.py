@@ -54,7 +54,7 @@ def confusions(out: Path, rows: Sequence[Row]) -> list[dict[str, Any]]:
         counts = np.asarray(row.get("confusion") or [], np.float64)
         if counts.ndim != 2 or counts.shape[0] != counts.shape[1] or not counts.sum():
             continue
-        classes = _classes(out, row, len(counts))
+        classes = class_names(out, row, len(counts))
         there = np.flatnonzero(counts.sum(0) + counts.sum(1))
         counts = counts[np.ix_(there, there)]
         shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
@@ -71,7 +71,7 @@ def confusions(out: Path, rows: Sequence[Row]) -> list[dict[str, Any]]:
     return found
 
 
-def _classes(out: Path, row: Row, count: int) -> list[str]:
+def class_names(out: Path, row: Row, count: int) -> list[str]:
     """Names, from the results of one of the row's runs, else from its scores, else numbers."""
     for folder in row.get("folders", []):
         path = out / folder / "results.json"

@@ -35,15 +35,16 @@ def curves(
                               *([held[k] for _, held in ahead] for k in ("mean", "low", "high")), number))  # fmt: skip
     ticks = {fraction: percent(fraction) for fraction in fractions}
     to = comparison.get("baseline") if any(row.get("to_baseline") for row in rows) else "the best floor"
-    charts = [{"svg": safe(band_chart(lines, ticks, "labels", score, log=True)),
-               "text": f"{sentence(score)} on the test split over the share of labels, with 95 % intervals."}]  # fmt: skip
+    first = safe(band_chart(lines, ticks, "labels", score, log=True))
+    about = f"{sentence(score)} on the test split over the share of labels, with 95 % intervals."
+    charts = [{"svg": first, "text": about}]
     if second := band_chart(leads, ticks, "labels", f"lead over {to}", log=True, zero=True):
         charts.append({"svg": safe(second), "text": f"The lead over {to}, paired. Where a band leaves out 0, the two "
                        "differ by this data."})  # fmt: skip
     keys = [{"svg": safe(key(line.style)), "name": line.name} for line in lines if line.style]
     if floors := [line.name for line in lines if not line.style]:
         keys.append({"svg": safe(key(0)), "name": f"floors: {', '.join(floors)}"})
-    left_out = sum(1 for name in order) - len(lines)
+    left_out = len(order) - len(lines)
     return {"charts": charts, "keys": keys, "left_out": left_out}
 
 

@@ -10,8 +10,8 @@ from typing import Any
 from evaluation.comparison_section import comparison_section
 from evaluation.report_sections import dataset_section, finetuning_section, pretraining_section, probes_section
 from evaluation.runs import Found, Run, discover, grouped, read_json, times
-from shards import atomic
 from evaluation.study_sections import calibration_section, study_section
+from shards import atomic
 from shards.errors import BandstreamError
 from shards.manifest import CREATED_BY, FILE
 from shards.shardset import ShardSet

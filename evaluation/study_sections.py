@@ -15,7 +15,8 @@ COLUMNS = {
     "cluster": {"purity": "purity", "one_cluster": "of one cluster", "nmi": "NMI", "ari": "ARI",
                 "silhouette": "silhouette"},
     "retrieval": {"map": "mAP", "precision_at.1": "precision at 1", "precision_at.5": "at 5",
-                  "precision_at.10": "at 10", "precision_at.50": "at 50", "jaccard_at.10": "Jaccard at 10", "by_chance": "by chance"},
+                  "precision_at.10": "at 10", "precision_at.50": "at 50", "jaccard_at.10": "Jaccard at 10",
+                  "by_chance": "by chance"},
     "map": {"trustworthiness": "trustworthiness"},
 }  # fmt: skip
 TITLES = {
@@ -83,8 +84,7 @@ def calibration_section(runs: Sequence[Run]) -> dict[str, Any] | None:
     return {
         "title": "Calibration of linear probes",
         "text": "Expected calibration error (ECE), Brier score and log loss on the test split: lower is better. "
-        "“Scaled” divides the logits by one temperature that was fitted on val; above 1 it means that the probe was too "
-        "sure.",
+        "“Scaled” divides the logits by one temperature that was fitted on val; above 1 the probe was too sure.",
         "heading": "probe", "rows": rows, "charts": [], "keys": [], "note": "",
         "columns": ["ECE", "scaled", "Brier", "scaled", "log loss", "scaled", "temperature"],
         "pictures": _pictures(runs, names),
@@ -117,9 +117,9 @@ def _ood_section(runs: Sequence[Run]) -> dict[str, Any]:
     return {
         "title": f"{TITLES['ood']}: {first['data']['name']} against {outside}",
         "text": f"Are {first.get('ood_samples', 0):,} samples of {outside} told from the {first['test_samples']:,} "
-        f"test samples of {first['data']['name']}? AUROC is the chance that a sample from outside scores higher than one "
-        "of the set (0.5: chance); AUPR is average precision with outside, or inside, as what is looked for; FPR is the "
-        "share of outside samples taken for inside ones when 95 % of those are accepted (lower is better).",
+        f"test samples of {first['data']['name']}? AUROC is the chance that a sample from outside scores higher than "
+        "one of the set (0.5: chance); AUPR is average precision with outside, or inside, as what is looked for; FPR "
+        "is the share of outside samples taken for inside ones when 95 % of those are accepted (lower is better).",
         "heading": "score", "columns": ["AUROC", "95 % interval", "AUPR out", "AUPR in", "FPR at 95 %", "best floor"],
         "rows": rows, "pictures": _pictures(runs, names), "charts": charts, "keys": keys,
         "note": "Best floor: the highest AUROC of image statistics and of random weights, by that score.",

@@ -1,6 +1,7 @@
 """Comparison folders as `bandstream compare` writes them, of made-up encoders whose skill grows with the labels."""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -72,9 +73,10 @@ class Maker:
     ) -> dict[str, Any]:  # fmt: skip
         skill = (SKILL.get(encoder, 1.2) + better) * (0.55 + 0.45 * (1 + np.log10(fraction) / 2.5))
         runs, tests, folders = [self.predictions(skill, seed) for seed in seeds], [], []
-        key = "--".join([encoder.replace(" ", "-"), *(f"{v}" for v in (settings or {}).values()), *([variant] or [])])
+        points = [variant] if variant else [f"{value}" for value in (settings or {}).values()]
+        key = "--".join([encoder, *points])
         for seed, run in zip(seeds, runs, strict=True):
-            folder = Path("runs", protocol, key.replace(" ", "-").strip("-"), f"fraction-{fraction:g}", f"seed-{seed}")
+            folder = Path("runs", protocol, re.sub(r"\W+", "-", key).strip("-"), f"fraction-{fraction:g}", f"seed-{seed}")
             (self.out / folder).mkdir(parents=True, exist_ok=True)
             save_predictions(self.out / folder, run.keys, run.truth, run.scores, run.kind, run.classes)
             test = self._test(run)
@@ -90,7 +92,8 @@ class Maker:
             "folders": folders, "score": SCORE[self.kind], "scores": {},
             "per_class": {measure: {name: float(np.mean([test["per_class"][measure][name] for test in tests]))
                                     for name in tests[0]["per_class"][measure]}},
-            "extra": {}, "seconds": {"pretraining": 1200.0 if encoder == "simclr" else 0.0, "training": 31.0, "all": 45.0},
+            "extra": {},
+            "seconds": {"pretraining": 1200.0 if encoder == "simclr" else 0.0, "training": 31.0, "all": 45.0},
         }  # fmt: skip
         for score in dict.fromkeys((SCORE[self.kind], "macro_f1")):
             found = interval(runs, score, resamples=RESAMPLES)
