@@ -34,7 +34,7 @@ type, with the same numbers, but all are in this process. The same command again
 is missing; encoders, protocols, values, label fractions and seeds may be added to the spec, nothing else may change. A
 run that fails is told and left out, the rest goes on, and the exit code is 1.
 
-DIR holds spec.json (the spec, resolved), encoders/, runs/, comparison.json, tables/*.csv and report.html.
+DIR holds spec.json (the spec, resolved), encoders/, runs/, comparison.json, tables/*.csv, figures/ and report.html.
 """
 
 import gc
@@ -177,9 +177,10 @@ def told_score(results: dict[str, Any]) -> str:
 
 
 def conclude(spec: Any, grid: Any, out: Path, failed: list[dict[str, str]]) -> str:
-    """Write comparison.json, the tables and the report; returns what there is to say of them."""
+    """Write comparison.json, the tables, figures and the report; returns what there is to say of them."""
     from evaluation.comparison.files import write_tables
     from evaluation.comparison.table import FILE, compare_runs
+    from evaluation.comparison_figures import write_figures
     from evaluation.report import write_report
     from shards import atomic
 
@@ -187,6 +188,7 @@ def conclude(spec: Any, grid: Any, out: Path, failed: list[dict[str, str]]) -> s
     atomic.write_json(out / FILE, compared)
     write_tables(out, compared)
     if compared["rows"]:
+        write_figures(out)
         write_report([out], out / "report.html", spec.title)
     return f"{len(compared['rows'])} rows in {out / FILE} and {out / 'tables'}; the report: {out / 'report.html'}"
 

@@ -176,6 +176,7 @@ def test_what_failed_is_recorded_and_the_rest_is_there(compared: Path) -> None:
     ]  # fmt: skip
     assert "B99" in failed[0]["error"] and failed[1]["error"] == "encoders/broken/seed-0 failed, which it needs"
     assert "Tiny" in (compared / "report.html").read_text()
+    assert {path.suffix for path in (compared / "figures").iterdir()} == {".png", ".svg"}
 
 
 TYPED = """
