@@ -121,13 +121,11 @@ def run_cells(spec: Any, grid: Any, out: Path, place: Any, threads: int | None) 
             why = " ".join(str(error).split())
             failed[cell.folder] = {"cell": cell.told, "error": why}
             click.echo(f"{told}: failed: {why}", err=True)
-            found = None
-        if found is None:  # outside of the handler, in which the error holds on to all that the run had
-            gc.collect()
-            if place.device.type == "cuda":
-                torch.cuda.empty_cache()
-            continue
-        click.echo(f"{told}: {found} ({time.perf_counter() - began:.0f} s)")
+        else:
+            click.echo(f"{told}: {found} ({time.perf_counter() - began:.0f} s)")
+        gc.collect()  # graphs of DALI, and what an error held on to: the next run has the whole device
+        if place.device.type == "cuda":
+            torch.cuda.empty_cache()
     return list(failed.values())
 
 

@@ -257,6 +257,13 @@ def test_more_may_be_asked_for_but_nothing_else(made: Path, compared: Path, caps
     known = json.loads((compared / "spec.json").read_text())
     with remembered(compared, known), pytest.raises(BandstreamError, match="another comparison is running"):
         main.main(command(made, compared), standalone_mode=False)
+    for added, told in (
+        ("[encoders.theirs]\nrun = 'none'\n", "encoders.theirs: none holds no encoder"),
+        ("[protocols.ood]\nevaluate = 'ood'\noptions = { against = 'none' }\n", "none"),
+    ):
+        (made / "missing.toml").write_text(SPEC + added)
+        with pytest.raises(BandstreamError, match=told):
+            main.main(command(made, compared, spec="missing"), standalone_mode=False)
     (made / "used").mkdir()
     (made / "used" / "file").touch()
     with pytest.raises(BandstreamError, match="used is not empty, and no comparison"):

@@ -24,13 +24,20 @@ GROWING = ("encoders", "label_fractions", "seeds")
 
 
 def described(spec: Spec, grid: Grid) -> dict[str, Any]:
-    """The spec, resolved: what every encoder and protocol comes to, and on which data."""
+    """The spec, resolved: what every encoder and protocol comes to, and on which data (sets by their fingerprints).
+
+    Raises BandstreamError on a run or a set that is not there.
+    """
     data = cache(lambda shards: ShardSet.open(shards).manifest.fingerprint())
 
     def encoder(one: Encoder) -> dict[str, Any]:
         content: dict[str, Any] = {"how": one.how, "source": one.source}
         if one.how == "run":
             content["sha256"] = digest(local_folder(str(one.source)) / WEIGHTS)
+            if content["sha256"] is None:
+                raise BandstreamError(
+                    f"encoders.{one.name}: {one.source} holds no encoder: name a run that is finished"
+                )
         if one.recipe is not None:
             recipe = one.recipe.model_dump(mode="json")
             if one.every_seed:
@@ -42,6 +49,8 @@ def described(spec: Spec, grid: Grid) -> dict[str, Any]:
         content: dict[str, Any] = {name: list(getattr(one, name)) for name in GROWING}
         if one.recipe is None:
             options = one.options.model_dump(mode="json", exclude_defaults=True)
+            if one.options.against:
+                options["against"] = data(one.options.against)
             return content | {"evaluate": one.evaluate, "options": options, "of": one.of and one.of.key}
         return content | {"recipe": one.recipe.model_dump(mode="json", exclude={"seed", "label_fraction"})}
 
