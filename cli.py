@@ -19,6 +19,7 @@ COMMANDS = {
     "evaluate": ("evaluation.commands.evaluate:evaluate", "Evaluate an encoder: probes, clusters, retrieval, OOD."),
     "embed": ("evaluation.commands.embed:embed", "Write the embeddings of a shard set to Zarr and Parquet."),
     "push": ("models.commands:push", "Give an encoder away: to the Hugging Face Hub, or to a folder."),
+    "compare": ("compare:main", "Encoders by protocols, label fractions and seeds: tables and a report."),
     "report": ("evaluation.commands.report:report", "Write runs and their comparison as one HTML page."),
     "bench": ("bench.commands:bench", "Measure a stage beside what users would otherwise run."),
     "demo": ("demo:main", "All stages on a made-up archive, in minutes, without a GPU."),

@@ -88,8 +88,10 @@ def finetune(
     from safetensors.torch import save
     from torch import nn
 
+    from evaluation.predictions import save_predictions
     from evaluation.result_figures import draw_results
-    from evaluation.scoring import SCORE, score_model
+    from evaluation.samples import sample_keys
+    from evaluation.scoring import SCORE, known, predict, score_model, scores_of
     from evaluation.target import choose_target, labelled
     from models.encoder import build_encoder
     from models.export import WEIGHTS, EncoderBand, load_encoder, save_encoder
@@ -101,7 +103,7 @@ def finetune(
     from shards import atomic
     from shards.errors import BandstreamError
     from shards.shardset import ShardSet
-    from training.mixing import mix
+    from training.mixing import mix, mixes
     from training.monitor import Monitor
     from training.optimiser import build_optimiser, set_learning_rate
     from training.precision import in_bfloat16
@@ -122,9 +124,7 @@ def finetune(
         return done
     target = choose_target(shard_set, recipe.task, recipe.target)
     kind, classes = target.kind, target.classes
-    mixing = bool(recipe.mixup or recipe.cutmix)
-    if mixing and kind != "single":
-        raise BandstreamError(f"mixup and cutmix are for single labels, {target.name} is {kind}: set them to 0")
+    mixing = mixes(recipe.mixup, recipe.cutmix, kind, target.name)
     used = labelled(shard_set, target, recipe.label_fraction, recipe.seed)
 
     # -- the model -----------------------------------------------------------------------------------------------------
@@ -198,8 +198,7 @@ def finetune(
             if step - validated >= recipe.validate_steps or epoch + 1 == recipe.epochs:
                 validated = step
                 scores = score_model(model, held_out["val"], kind, classes, device, half)
-                if not scores["support"]:
-                    raise BandstreamError(f"the val split knows no class of {target.name}: nothing can be chosen by it")
+                scores = known(scores, "val", target.name)
                 score = values[f"val_{SCORE[kind]}"] = scores[SCORE[kind]]
                 if recipe.schedule == "plateau":
                     plateau.update(-score)
@@ -226,7 +225,9 @@ def finetune(
         data=data | {"samples": len(used.subset), "target": target.name},
         recipe=recipe.model_dump(mode="json") | {"init": init}, scores={f"val_{SCORE[kind]}": best},
     )  # fmt: skip
-    test = score_model(model, held_out["test"], kind, classes, device, half)
+    predicted = predict(model, held_out["test"], kind, classes, device, half)
+    test = known(scores_of(*predicted, kind, classes), "test", target.name)
+    save_predictions(out, sample_keys(shard_set, "test"), *predicted, kind, classes)
     results = {
         "task": recipe.task, "kind": kind, "target": target.name, "init": init, "init_kind": origin,
         "freeze": recipe.frozen, "label_fraction": recipe.label_fraction, "labelled_samples": len(used.subset),

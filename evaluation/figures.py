@@ -22,29 +22,41 @@ def curves(lines: Mapping[str, Sequence[float]], steps: Sequence[float], x_label
 
 
 def class_bars(runs: Mapping[str, Mapping[str, float]], title: str) -> bytes:
-    """Horizontal bars, a group a class and a bar a run."""
+    """Horizontal bars, a group a class and a bar a run: a PNG."""
+    return png_of(bars_figure(runs, title))
+
+
+def bars_figure(runs: Mapping[str, Mapping[str, float]], title: str) -> Any:
+    """Horizontal bars, a group a class and a bar a run: a figure of matplotlib."""
     classes = list(dict.fromkeys(name for values in runs.values() for name in values))
     figure, (axis,) = panels(1, width=7.5, height=1 + 0.13 * len(classes) * (len(runs) + 1))
     thick = 0.8 / max(len(runs), 1)
     for number, ((run, values), colour) in enumerate(zip(runs.items(), ACCENTS * 3, strict=False)):
         places = np.arange(len(classes)) + (number - (len(runs) - 1) / 2) * thick
-        axis.barh(places, [values.get(name, 0) for name in classes], thick, color=colour, label=run)
+        axis.barh(places, [values.get(name, 0) for name in classes], thick, color=colour, label=legend_name(run))
     axis.set_yticks(np.arange(len(classes)), [legend_name(name) for name in classes], fontsize=8)
     axis.invert_yaxis()
     axis.set_xlim(0, 1)
-    axis.set_title(title, fontsize=10, loc="left")
-    axis.legend(fontsize=8, frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=min(len(runs), 3))
-    return png_of(figure)
+    axis.set_title(title.replace("$", r"\$"), fontsize=10, loc="left")
+    figure.legend(fontsize=8, frameon=False, loc="outside lower left", ncols=min(len(runs), 3))
+    return figure
 
 
 def confusion_figure(table: Sequence[Sequence[int]], classes: Sequence[str]) -> bytes:
     """A confusion matrix, each row as shares of its true class; classes that occur nowhere are left out."""
+    there = np.flatnonzero(np.sum(table, 0) + np.sum(table, 1))
+    side = 2.2 + 0.34 * len(there)
+    figure, (axis,) = panels(1, width=side + 1.2, height=side)
+    confusion_axes(axis, table, classes)
+    return png_of(figure)
+
+
+def confusion_axes(axis: Any, table: Sequence[Sequence[int]], classes: Sequence[str]) -> None:
+    """Draw what `confusion_figure` shows onto one axis."""
     counts = np.asarray(table)
     there = np.flatnonzero(counts.sum(0) + counts.sum(1)).tolist()
     counts = counts[np.ix_(there, there)]
     shares = counts / counts.sum(1, keepdims=True).clip(1)
-    side = 2.2 + 0.34 * len(there)
-    figure, (axis,) = panels(1, width=side + 1.2, height=side)
     axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     names = [legend_name(classes[k]) for k in there]
     axis.set_xticks(range(len(there)), names, rotation=60, ha="right", fontsize=8)
@@ -56,7 +68,6 @@ def confusion_figure(table: Sequence[Sequence[int]], classes: Sequence[str]) -> 
         if shares[row, column] >= 0.005:
             ink = "white" if shares[row, column] > 0.55 else "#1a202c"
             axis.text(column, row, f"{shares[row, column]:.0%}", ha="center", va="center", fontsize=6, color=ink)
-    return png_of(figure)
 
 
 def reliability_figure(diagrams: Mapping[str, Mapping[str, Any]]) -> bytes:

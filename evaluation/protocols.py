@@ -56,8 +56,14 @@ def score_name(asked: Settings) -> str:
     return names.get(asked.protocol, SCORE[asked.label[1].kind])
 
 
+def floor_folder(out: Path, told: str) -> Path:
+    """Where the test predictions of a floor lie, such as floors/image-statistics."""
+    return out / "floors" / told.replace(" ", "-")
+
+
 def run_protocol(asked: Settings, out: Path) -> dict[str, Any]:
-    """Evaluate and write results.json, test_predictions.npz and pictures to `out`; returns what results.json holds."""
+    """Evaluate and write results.json, test_predictions.npz and pictures to `out`, and the floors' predictions below it;
+    returns what results.json holds."""
     began = time.perf_counter()
     _, spec = asked.label
     if asked.protocol == "map" and asked.method == "umap":
@@ -96,12 +102,15 @@ def run_protocol(asked: Settings, out: Path) -> dict[str, Any]:
             for subject, outcome, splits in zip(subjects.floors, outcomes[1:], found[1:], strict=True)
         },
     }  # fmt: skip
-    out.mkdir(parents=True, exist_ok=True)
+    asked.begin(out)
     if outcomes[0].scores is not None:
         keys, truth = sample_keys(asked.shard_set, "test"), found[0]["test"][1]
         runs = [Predictions(keys, truth, o.scores, spec.kind, spec.classes) for o in outcomes if o.scores is not None]
         results |= _with_intervals(runs, [subject.told for subject in subjects.floors], score)
-        save_predictions(out, keys, truth, runs[0].scores, spec.kind, spec.classes)
+        folders = [out, *(floor_folder(out, subject.told) for subject in subjects.floors)]
+        for folder, run in zip(folders, runs, strict=True):
+            folder.mkdir(parents=True, exist_ok=True)
+            save_predictions(folder, keys, truth, run.scores, spec.kind, spec.classes)
     if asked.protocol == "map":
         panels = {subject.told: outcome for subject, outcome in zip(subjects.all[::-1], outcomes[::-1], strict=True)}
         results |= _draw_maps(asked, out, panels, found[0]["test"][1], chosen["test"])

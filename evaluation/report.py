@@ -5,11 +5,15 @@ import platform
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+from evaluation.comparison_section import comparison_section
 from evaluation.report_sections import dataset_section, finetuning_section, pretraining_section, probes_section
-from evaluation.runs import Run, discover, grouped, times
+from evaluation.runs import Found, Run, discover, grouped, read_json, times
+from evaluation.study_sections import calibration_section, study_section
 from shards import atomic
-from shards.manifest import CREATED_BY
+from shards.errors import BandstreamError
+from shards.manifest import CREATED_BY, FILE
 from shards.shardset import ShardSet
 
 
@@ -18,11 +22,17 @@ def write_report(paths: Sequence[Path], out: Path, title: str) -> None:
     import jinja2
 
     found = discover(paths)
-    datasets = {ShardSet.open(folder).manifest.fingerprint(): folder for folder in found.shards}
+    datasets = {ShardSet.open(folder).manifest.fingerprint(): folder for folder in found.shards} | _compared_on(found)
+    comparisons = [comparison_section(folder, content, datasets) for folder, content in found.comparisons]
     groups = [
         finetuning_section(group, datasets) for group in grouped(found.finetuning, ("kind", "data", "label_fraction"))
     ]
     probes = [probes_section(group) for group in grouped(found.probes, ("protocol", "data", "label_fraction"))]
+    studies = [study_section(group) for group in grouped(found.studies, ("protocol", "data", "hold_out", "against"))]
+    calibrated = calibration_section([run for run in found.probes if run[1]["protocol"] == "linear"])
+    studies += [calibrated] if calibrated else []
+    data = [dataset_section(folder) for folder in datasets.values()]
+    pretraining = [pretraining_section(folder) for folder in found.pretraining]
     took = found.stages or times(found)
     total = sum(row["seconds"] for row in took)
     environment = jinja2.Environment(
@@ -33,11 +43,17 @@ def write_report(paths: Sequence[Path], out: Path, title: str) -> None:
         title=title,
         version=CREATED_BY,
         date=f"{datetime.now(UTC):%d %B %Y, %H:%M} UTC",
-        verdicts=[verdict for group in (*groups, *probes) if (verdict := group["verdict"])],
-        datasets=[dataset_section(folder) for folder in found.shards],
-        pretraining=[pretraining_section(folder) for folder in found.pretraining],
+        verdicts=[
+            *(verdict for comparison in comparisons for verdict in comparison["verdicts"]),
+            *(verdict for group in (*groups, *probes) if (verdict := group["verdict"])),
+        ],
+        contents=_contents(comparisons, data, pretraining, probes, groups, studies),
+        comparisons=comparisons,
+        datasets=data,
+        pretraining=pretraining,
         probes=probes,
         finetuning=groups,
+        studies=studies,
         times=[
             {
                 "name": row["stage"],
@@ -55,6 +71,36 @@ def write_report(paths: Sequence[Path], out: Path, title: str) -> None:
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     atomic.write_text(out, page)
+
+
+def _compared_on(found: Found) -> dict[str, Path]:
+    """Fingerprint → folder of the shard sets that comparisons name, where they are on this machine."""
+    there = {}
+    for folder, _ in found.comparisons:
+        try:
+            place = Path(str(read_json(folder / "spec.json")["shards"]))
+            if (place / FILE).is_file():
+                there[ShardSet.open(place).manifest.fingerprint()] = place
+        except (BandstreamError, KeyError, TypeError):
+            continue
+    return there
+
+
+def _contents(
+    comparisons: list[Any], data: list[Any], pretraining: list[Any], probes: list[Any], finetuning: list[Any],
+    studies: list[Any],
+) -> list[tuple[str, str]]:  # fmt: skip
+    """(anchor, name) of each section, in the order of the page."""
+    names = {
+        "comparison": [f"Comparison: {one['title']}" for one in comparisons],
+        "data": [f"Data: {one['name']}" for one in data],
+        "pretraining": [f"Pretraining: {one['name']}" for one in pretraining],
+        "probes": [one["title"] for one in probes],
+        "finetuning": [one["title"] for one in finetuning],
+        "study": [one["title"] for one in studies],
+    }
+    found = [(f"{kind}-{number}", name) for kind, each in names.items() for number, name in enumerate(each, 1)]
+    return [*found, ("time", "Where the time went"), ("how", "How to read this")]
 
 
 def _chance(runs: list[Run]) -> str:

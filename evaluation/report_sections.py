@@ -1,6 +1,5 @@
 """The sections of the report: what the template shows of each shard set and each group of runs."""
 
-import base64
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,15 +8,11 @@ import numpy as np
 
 from evaluation.charts import line_chart
 from evaluation.pictures import contact_sheet, png, short_name
-from evaluation.runs import Run, is_pretrained, label, read_json
+from evaluation.report_words import NAMES, duration, percent, picture, safe
+from evaluation.runs import STARTS, Run, is_pretrained, label, origin, read_json
 from shards.shardset import ShardSet
 from training.monitor import METRICS, read_metrics
 
-NAMES = {
-    "macro_map": "macro mAP", "micro_map": "micro mAP", "macro_f1": "macro F1", "micro_f1": "micro F1",
-    "macro_iou": "macro IoU", "accuracy": "accuracy", "average_precision": "average precision", "iou": "IoU",
-    "f1": "F1",
-}  # fmt: skip
 METHOD_NAMES = {
     "simclr": "SimCLR", "moco-v2": "MoCo v2", "moco-v3": "MoCo v3", "byol": "BYOL", "simsiam": "SimSiam",
     "vicreg": "VICReg",
@@ -59,7 +54,7 @@ def dataset_section(folder: Path) -> dict[str, Any]:
         "name": manifest.name, "text": text, "classes": classes, "first_classes": first,
         "splits": [{"name": split, "samples": spec.samples, "shares": shares[split]}
                    for split, spec in manifest.splits.items()],
-        "sheet": _picture(png(contact_sheet(shard_set, next(iter(manifest.splits)), 12, 0))),
+        "sheet": picture(png(contact_sheet(shard_set, next(iter(manifest.splits)), 12, 0))),
         "sheet_also": ", and the class map" if manifest.masks else "",
     }  # fmt: skip
 
@@ -76,7 +71,7 @@ def pretraining_section(folder: Path) -> dict[str, Any]:
     )
     if summary:
         text += (
-            f"{summary['steps']:,} steps in {_duration(summary['seconds'])} on {summary['device']}: "
+            f"{summary['steps']:,} steps in {duration(summary['seconds'])} on {summary['device']}: "
             f"{summary['samples_per_s']:,.0f} samples/s, {summary['waiting']:.0%} of the time waiting for data. "
             f"{summary['samples_left_out_per_epoch']} samples are left out of each epoch's tail."
         )
@@ -99,11 +94,11 @@ def pretraining_section(folder: Path) -> dict[str, Any]:
         points = [(line["step"] + 1, line[key]) for line in lines if key in line]
         if points:
             steps, values = zip(*points, strict=True)
-            charts.append({"svg": _safe(line_chart({key: (steps, values)}, "step", axis)), "text": told})
+            charts.append({"svg": safe(line_chart({key: (steps, values)}, "step", axis)), "text": told})
     views = folder / "views.png"
     return {
         "name": folder.name, "text": text, "charts": charts,
-        "views": _picture(views.read_bytes()) if views.exists() else None,
+        "views": picture(views.read_bytes()) if views.exists() else None,
     }  # fmt: skip
 
 
@@ -122,12 +117,12 @@ def probes_section(runs: list[Run]) -> dict[str, Any]:
     if floors and pretrained:
         low, high = max(floors), max(pretrained)
         verdict = {
-            "title": f"Frozen features, {protocol}, {_percent(first['label_fraction'])} of the labels",
+            "title": f"Frozen features, {protocol}, {percent(first['label_fraction'])} of the labels",
             "figures": [("best floor", low), ("pretrained", high)],
             "text": f"{NAMES[first['score']]} on the test split; {_ahead(high - low, 'the best floor')}.",
         }
     return {
-        "title": f"Frozen features: {protocol} with {_percent(first['label_fraction'])} of the labels",
+        "title": f"Frozen features: {protocol} with {percent(first['label_fraction'])} of the labels",
         "text": "What the features hold before anything is fine-tuned. The floors: statistics of each band over the "
         "patch (no texture, no shape), and an encoder with random weights. Scores on the test split.",
         "columns": [NAMES[name] for name in COLUMNS[kind]], "rows": rows, "verdict": verdict,
@@ -142,10 +137,11 @@ def finetuning_section(runs: list[Run], datasets: dict[str, Path]) -> dict[str, 
     task = {"multilabel": "multi-label classification", "single": "classification", "segment": "segmentation"}[kind]
     rows = _rows(runs, COLUMNS[kind])
     for row, (_, content) in zip(rows, runs, strict=True):
-        row |= {"val": content["val"], "time": _duration(content["seconds"]["all"]),
+        row |= {"val": content["val"], "time": duration(content["seconds"]["all"]),
                 "epochs": f"{content['best_epoch'] + 1} / {content['epochs_run']}"}  # fmt: skip
-    scratch = [c["test"] for _, c in runs if not is_pretrained(c)]
-    pretrained = [c["test"] for _, c in runs if is_pretrained(c) and c["freeze"] != "encoder"]
+    tuned = [content for _, content in runs if content["freeze"] != "encoder"]
+    starts = {start: [content["test"] for content in tuned if origin(content) == start] for start in STARTS}
+    scratch, pretrained = starts["scratch"], starts["pretrained"] or starts["supervised"]
     compared = bool(scratch and pretrained)
     measure = next(iter(first["test"]["per_class"]))
     per_class = []
@@ -159,22 +155,25 @@ def finetuning_section(runs: list[Run], datasets: dict[str, Path]) -> dict[str, 
         })  # fmt: skip
     verdict = None
     if compared:
-        low, high = (float(np.mean([test[score] for test in tests])) for tests in (scratch, pretrained))
+        means = {start: float(np.mean([test[score] for test in tests])) for start, tests in starts.items() if tests}
+        ahead = [
+            (f"{STARTS[start]} " if len(means) > 2 else "")
+            + _ahead(mean - means["scratch"], "the start from scratch")
+            for start, mean in means.items()
+            if start != "scratch"
+        ]
+        counts = [len(starts[start]) for start in means]
         verdict = {
             "title": f"{task.capitalize()}, {first['labelled_samples']:,} labelled patches "
-            f"({_percent(first['label_fraction'])})",
-            "figures": [("from scratch", low), ("pretrained", high)],
-            "text": f"{NAMES[score]} on the test split; {_ahead(high - low, 'the start from scratch')}. "
-            + (
-                "One run each."
-                if len(scratch) == len(pretrained) == 1
-                else f"Means of {len(scratch)} and {len(pretrained)} runs."
-            ),
+            f"({percent(first['label_fraction'])})",
+            "figures": [(STARTS[start], mean) for start, mean in means.items()],
+            "text": f"{NAMES[score]} on the test split; {', '.join(ahead)}. "
+            + ("One run each." if set(counts) == {1} else f"Means of {' and '.join(map(str, counts))} runs."),
         }
     decoder = f", decoder {first.get('decoder', 'unet')}" if kind == "segment" else ""
     absent = [name for name in first["classes"] if name not in first["test"]["support"]]
     return {
-        "title": f"Fine-tuning: {task} with {_percent(first['label_fraction'])} of the labels",
+        "title": f"Fine-tuning: {task} with {percent(first['label_fraction'])} of the labels",
         "text": f"{first['labelled_samples']:,} labelled patches of the train split, the same for every row with the "
         f"same seed; {first['encoder']}{decoder}; scores on the "
         f"{first['test_samples']:,} patches of the test split, by the epoch with the best {NAMES[score]} on val.",
@@ -183,7 +182,7 @@ def finetuning_section(runs: list[Run], datasets: dict[str, Path]) -> dict[str, 
         "difference": compared, "per_class": per_class, "absent": "; ".join(absent),
         "charts": _curves(runs, score, [row["name"] for row in rows]),
         "pictures": _predictions(runs, datasets, [row["name"] for row in rows]),
-        "confusions": [{"source": _picture((folder / "confusion.png").read_bytes()), "text": row["name"]}
+        "confusions": [{"source": picture((folder / "confusion.png").read_bytes()), "text": row["name"]}
                        for (folder, _), row in zip(runs, rows, strict=True) if (folder / "confusion.png").exists()],
     }  # fmt: skip
 
@@ -197,7 +196,7 @@ def _curves(runs: list[Run], score: str, names: list[str]) -> list[dict[str, Any
             for name, log in zip(names, logged, strict=True)
         }
         if svg := line_chart(lines, "step", key):
-            charts.append({"svg": _safe(svg), "text": told, "names": names})
+            charts.append({"svg": safe(svg), "text": told, "names": names})
     return charts
 
 
@@ -209,9 +208,9 @@ def _predictions(runs: list[Run], datasets: dict[str, Path], names: list[str]) -
     if data is not None and all((folder / PREDICTIONS).exists() for folder, _ in runs):
         sheet = compare_predictions(ShardSet.open(data), runs[0][1], [folder for folder, _ in runs], names)
         told = "Predictions on patches of the test split, which no run was trained or chosen on."
-        return [{"source": _picture(png(sheet)), "text": told}]
+        return [{"source": picture(png(sheet)), "text": told}]
     return [
-        {"source": _picture((folder / "predictions.png").read_bytes()), "text": f"Predictions of the run {name}."}
+        {"source": picture((folder / "predictions.png").read_bytes()), "text": f"Predictions of the run {name}."}
         for (folder, _), name in zip(runs, names, strict=True)
         if (folder / "predictions.png").exists()
     ]
@@ -235,23 +234,3 @@ def _ahead(difference: float, of_what: str) -> str:
     if abs(difference) < 0.0005:
         return f"level with {of_what}"
     return f"{abs(difference):.3f} {'ahead of' if difference > 0 else 'behind'} {of_what}"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.3g} %"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def _picture(content: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(content).decode()}"
-
-
-def _safe(svg: str) -> Any:
-    import markupsafe
-
-    return markupsafe.Markup(svg)

@@ -1,4 +1,4 @@
-"""What folders hold: shard sets, pretraining runs, probes and fine-tuning runs, as they lie on disk."""
+"""What folders hold: shard sets, comparisons, pretraining runs, probes and fine-tuning runs, as they lie on disk."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -10,7 +10,7 @@ from shards.errors import BandstreamError
 from shards.manifest import FILE
 from training.monitor import METRICS
 
-STAGES = "stages.json"
+STAGES, COMPARISON = "stages.json", "comparison.json"
 
 Run = tuple[Path, dict[str, Any]]
 """A folder and the content of its results.json."""
@@ -18,9 +18,10 @@ Run = tuple[Path, dict[str, Any]]
 
 @dataclass
 class Found:
-    """What the named folders hold: shard sets, and of runs their folder and content."""
+    """What the named folders hold: shard sets, and of comparisons and runs their folder and content."""
 
     shards: list[Path] = field(default_factory=list)
+    comparisons: list[Run] = field(default_factory=list)
     pretraining: list[Path] = field(default_factory=list)
     probes: list[Run] = field(default_factory=list)
     finetuning: list[Run] = field(default_factory=list)
@@ -32,6 +33,8 @@ class Found:
         """Sort one folder in; False where it is none of these."""
         if (folder / FILE).exists():
             self.shards.append(folder)
+        elif (folder / COMPARISON).exists():
+            self.comparisons.append((folder, read_json(folder / COMPARISON)))
         elif (folder / "results.json").exists():
             content = read_json(folder / "results.json")
             runs = self.finetuning
@@ -44,9 +47,30 @@ class Found:
             return False
         return True
 
+    def without_doubles(self) -> "Found":
+        """Each folder once; runs that lie in a comparison's folder are shown by that, not again by themselves."""
+        whole = [folder.resolve() for folder, _ in self.comparisons]
+
+        def alone(folder: Path) -> bool:
+            return not any(folder.resolve().is_relative_to(other) for other in whole)
+
+        def once(runs: list[Run]) -> list[Run]:
+            return list({folder.resolve(): (folder, content) for folder, content in runs}.values())
+
+        pretraining = {folder.resolve(): folder for folder in self.pretraining if alone(folder)}
+        return Found(
+            list({folder.resolve(): folder for folder in self.shards}.values()), once(self.comparisons),
+            list(pretraining.values()),
+            *(once([run for run in runs if alone(run[0])]) for runs in (self.probes, self.finetuning, self.studies)),
+            self.stages,
+        )  # fmt: skip
+
 
 def discover(paths: Iterable[Path]) -> Found:
-    """Shard sets and runs among `paths`, or in folders right below one. Raises BandstreamError on one with neither."""
+    """Shard sets, comparisons and runs among `paths`, or in folders right below one.
+
+    Raises BandstreamError on one with neither.
+    """
     found = Found()
     for path in paths:
         if not path.is_dir():
@@ -59,13 +83,13 @@ def discover(paths: Iterable[Path]) -> Found:
                 found.stages += read_json(path / STAGES)
         if not taken:
             raise BandstreamError(f"{path} holds no run and no shard set: name the folder that `--out` wrote")
-    return found
+    return found.without_doubles()
 
 
 def grouped(runs: list[Run], keys: Sequence[str]) -> list[list[Run]]:
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        groups.setdefault(json.dumps([run[1][key] for key in keys]), []).append(run)
+        groups.setdefault(json.dumps([run[1].get(key) for key in keys]), []).append(run)
     return list(groups.values())
 
 
@@ -75,17 +99,30 @@ def is_pretrained(content: dict[str, Any]) -> bool:
     return bool(content["init"] != "scratch")
 
 
+STARTS = {"scratch": "from scratch", "supervised": "pretrained with labels", "pretrained": "pretrained"}
+"""How a fine-tuning run began, by `origin`."""
+
+
+def origin(content: dict[str, Any]) -> str:
+    """Of a fine-tuning run: scratch, pretrained (without labels), or supervised (what another fine-tuning wrote)."""
+    if content["init"] == "scratch":
+        return "scratch"
+    return "supervised" if content.get("init_kind") == "supervised" else "pretrained"
+
+
 def label(content: dict[str, Any]) -> str:
     if content.get("stage") == "evaluate":
         return str(content["encoder"]) + (", all stages" if content["level"] == "stages" else "")
-    start = {"scratch": "from scratch"}.get(content["init"], str(content.get("init_kind", "pretrained")))
+    start = STARTS[origin(content)]
     frozen = {"encoder": ", encoder frozen", "progressive": ", unfrozen by and by"}
     return start + frozen.get(content["freeze"], "")
 
 
 def times(found: Found) -> list[dict[str, Any]]:
     """Without the stages of a whole: what each run recorded of itself."""
-    rows = []
+    rows = [
+        {"stage": f"comparison ({folder.name})", "seconds": content["seconds"]} for folder, content in found.comparisons
+    ]
     for folder in found.pretraining:
         if (folder / "summary.json").exists():
             rows.append(

@@ -1,7 +1,8 @@
 """What `bandstream evaluate` was asked for."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,13 +10,18 @@ import torch
 
 from evaluation.features import Features, extract_all
 from evaluation.fractions import labelled_subset
-from evaluation.subject import Statistics
+from evaluation.subject import FINE_TUNED, Statistics
+from models.hub import WEIGHTS
 from pipeline.loader import Loader
 from pipeline.views import ViewRecipe
+from shards import atomic
 from shards.errors import BandstreamError
 from shards.manifest import LabelSpec
 from shards.shardset import ShardSet
+from training.seeds import SETTINGS, digest
 
+UNTOLD = {"shard_set", "against", "batch_size", "device", "threads"}
+"""Options that results do not depend on, or that stand elsewhere in `Settings.identity`."""
 Split = tuple[np.ndarray, np.ndarray]
 """Features float32 (n, D), and labels (n,) or multi-hot (n, K)."""
 
@@ -91,6 +97,28 @@ class Settings:
             return extract_all(loader, functions)
         finally:
             loader.close()
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What results depend on, as JSON has it: two evaluations with the same are the same. Sets are their
+        fingerprints, encoders also the SHA-256 of their weights. Raises BandstreamError where `against` is no set."""
+        options = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in UNTOLD}
+        weights = {
+            f"{folder}/{file}": found
+            for folder in (self.encoder, *self.ensemble)
+            for file in (WEIGHTS, FINE_TUNED)
+            if (found := digest(Path(folder) / file))
+        }
+        against = ShardSet.open(self.against).manifest.fingerprint() if self.against else None
+        return {
+            **options, "hold_out": list(self.hold_out), "ensemble": list(self.ensemble), "weights_sha256": weights,
+            "data": self.shard_set.manifest.fingerprint(), "against": against,
+        }  # fmt: skip
+
+    def begin(self, out: Path) -> None:
+        """Make the folder, and say in it what its files will be of: nothing is written there before."""
+        out.mkdir(parents=True, exist_ok=True)
+        atomic.write_json(out / SETTINGS, self.identity)
 
     def described(self) -> dict[str, Any]:
         """What every results.json of `evaluate` begins with."""

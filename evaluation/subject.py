@@ -13,6 +13,8 @@ from models.export import load_encoder
 from shards.errors import BandstreamError
 
 STATISTICS, RANDOM = "statistics", "random:"
+FINE_TUNED = "best.safetensors"
+"""What a fine-tuning run has, beside its encoder, and a pretraining run has not."""
 IMAGE_STATISTICS = "image statistics"
 Statistics = dict[str, tuple[float, float]]
 """Band → (mean, std) in stored numbers."""

@@ -13,7 +13,10 @@ from safetensors.torch import load_file
 from sklearn.metrics import average_precision_score
 
 import finetune
+from evaluation import metrics
 from evaluation.fractions import labelled_subset
+from evaluation.intervals import interval
+from evaluation.predictions import load_predictions
 from models.encoder import build_encoder
 from models.export import EncoderBand, load_encoder, save_encoder
 from models.heads import Classifier, Segmenter
@@ -109,6 +112,13 @@ def test_segments_a_known_landscape_and_scores_it_at_native_size(made: Path, tmp
     assert found.shape[1:] == (SIDE, SIDE)
     opened = ShardSet.open(made)
     truth = np.stack([opened.read("test", i).masks["land_cover"] for i in range(SIZES["test"])])
+    kept = load_predictions(tmp_path / "run")
+    assert (kept.kind, kept.keys.tolist()) == ("segment", [opened.read("test", i).key for i in range(SIZES["test"])])
+    for n in (0, 5, 56):
+        assert np.array_equal(kept.scores[n].sum(1), np.bincount(truth[n].ravel(), minlength=256)[:19])
+        expected = metrics.confusion(truth[n], found[n], 19)
+        assert np.abs(kept.scores[n] - expected).sum() <= 20, "to rounding"
+    assert kept.scores.sum(0).tolist() == test["confusion"]
     for k in (0, 7):
         both = ((found == k) & (truth == k)).sum()
         either = (((found == k) | (truth == k)) & (truth != 255)).sum()
@@ -133,6 +143,11 @@ def test_classifies_with_several_labels(made: Path, tmp_path: Path) -> None:
     there = truth.any(0)
     expected = average_precision_score(truth[:, there], scores[:, there], average="macro")
     assert results["test"]["macro_map"] == pytest.approx(expected, abs=0.01)
+    kept = load_predictions(tmp_path / "run")
+    assert np.array_equal(kept.truth, truth) and kept.classes == results["classes"]
+    assert kept.keys.tolist() == [opened.read("test", i).key for i in range(SIZES["test"])]
+    assert np.allclose(kept.scores, 1 / (1 + np.exp(-scores)), atol=0.02)
+    assert interval([kept], "macro_map", resamples=20).estimate == pytest.approx(results["test"]["macro_map"])
 
 
 def test_classifies_with_one_label(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 import numpy as np
 import torch
 
+from shards.errors import BandstreamError
+
 
 def mix(
     views: torch.Tensor, shares: torch.Tensor, mixup: float, cutmix: float, rng: np.random.Generator
@@ -26,6 +28,13 @@ def mix(
     else:
         mixed = kept * views + (1 - kept) * views[partner]
     return mixed, kept * shares + (1 - kept) * shares[partner]
+
+
+def mixes(mixup: float, cutmix: float, kind: str, target: str) -> bool:
+    """Whether batches are mixed. Raises BandstreamError where the target's kind is not `single`."""
+    if (mixup or cutmix) and kind != "single":
+        raise BandstreamError(f"mixup and cutmix are for single labels, {target} is {kind}: set them to 0")
+    return bool(mixup or cutmix)
 
 
 def _span(size: int, share: float, rng: np.random.Generator) -> slice:

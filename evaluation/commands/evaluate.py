@@ -1,9 +1,12 @@
 """`bandstream evaluate`."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from evaluation.settings import Settings
 
 PROTOCOLS = ("linear", "knn", "cluster", "retrieval", "map", "ood")
 
@@ -44,7 +47,7 @@ def evaluate(dst: str, protocol: str, device: str, threads: int | None, out: Pat
 
     linear, knn: a probe, fitted on train, chosen on val, scored once on test. cluster: k-means on train, met by test.
     retrieval: test asks, train answers. map: t-SNE or UMAP of test. ood: how well samples from outside are told from
-    those of DST's test split.
+    those of DST's test split. The same command again returns what is finished.
     """
     if protocol == "ood" and bool(options["against"]) == bool(options["hold_out"]):
         raise click.UsageError(
@@ -53,28 +56,32 @@ def evaluate(dst: str, protocol: str, device: str, threads: int | None, out: Pat
     if protocol != "ood" and (options["against"] or options["hold_out"] or options["ensemble"]):
         raise click.UsageError("--against, --hold-out and --ensemble go with --protocol ood")
 
-    import torch
-
     from evaluation.settings import Settings
-    from shards.errors import BandstreamError
     from shards.shardset import ShardSet
     from training.distributed import distributed
 
-    if out.exists() and any(out.iterdir()):
-        raise BandstreamError(f"{out} is not empty: name another folder")
-    if threads:
-        torch.set_num_threads(threads)
     with distributed(device) as place:
         asked = Settings(ShardSet.open(dst), protocol=protocol, device=place.device, threads=threads, **options)
-        if protocol == "ood":
-            from evaluation.ood.protocol import run_ood
-
-            results = run_ood(asked, out)
-        else:
-            from evaluation.protocols import run_protocol
-
-            results = run_protocol(asked, out)
+        results = run_evaluation(asked, out)
     click.echo(_told(results, out))
+
+
+def run_evaluation(asked: "Settings", out: Path) -> dict[str, Any]:
+    """Evaluate into `out`; returns what its results.json holds. What is finished there is not done again, and what was
+    stopped begins anew. Raises BandstreamError where the folder holds anything else, naming what differs."""
+    import torch
+
+    from training.seeds import finished
+
+    if done := finished(out, asked.identity):
+        return done
+    if asked.threads:
+        torch.set_num_threads(asked.threads)
+    if asked.protocol == "ood":
+        from evaluation.ood.protocol import run_ood as run
+    else:
+        from evaluation.protocols import run_protocol as run
+    return run(asked, out)
 
 
 def _told(results: dict[str, Any], out: Path) -> str:

@@ -14,13 +14,13 @@ from torch.nn import functional as F
 
 from evaluation.features import Features, frozen
 from evaluation.probe import Linear
-from evaluation.subject import Statistics
+from evaluation.subject import FINE_TUNED, Statistics
 from models.encoder import build_encoder
 from models.export import DESCRIPTION, load_encoder
 from models.heads import Classifier
 from shards.errors import BandstreamError
 
-RESULTS, WEIGHTS = "results.json", "best.safetensors"
+RESULTS = "results.json"
 CHUNK = 4096
 
 
@@ -78,14 +78,14 @@ class FineTuned:
 
 def is_fine_tuned(folder: str) -> bool:
     """Whether a folder holds a fine-tuned model, not a pretrained encoder."""
-    return (Path(folder) / WEIGHTS).is_file()
+    return (Path(folder) / FINE_TUNED).is_file()
 
 
 def load_fine_tuned(folder: str, device: torch.device) -> FineTuned:
     """Raises BandstreamError where a file is missing or damaged, and on a run that segments."""
     try:
         results = json.loads((Path(folder) / RESULTS).read_bytes())
-        state = load_file(Path(folder) / WEIGHTS)
+        state = load_file(Path(folder) / FINE_TUNED)
         kind, name, bands, classes = (results[key] for key in ("kind", "encoder", "bands", "classes"))
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise BandstreamError(
@@ -103,7 +103,7 @@ def load_fine_tuned(folder: str, device: torch.device) -> FineTuned:
         model.load_state_dict(state, strict=True)
     except RuntimeError as error:
         raise BandstreamError(
-            f"{folder}/{WEIGHTS} is not of a {name} for {len(classes)} classes: {str(error).splitlines()[0]}"
+            f"{folder}/{FINE_TUNED} is not of a {name} for {len(classes)} classes: {str(error).splitlines()[0]}"
         ) from None
     dropout = float(results["recipe"].get("dropout") or 0)
     head = Head(nn.Sequential(nn.Dropout(dropout), model.head) if dropout else model.head)

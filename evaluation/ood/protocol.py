@@ -42,7 +42,7 @@ CHUNK = 4096
 
 def run_ood(asked: Settings, out: Path) -> dict[str, Any]:
     """Judge and write results.json, ood_scores.npz and pictures to `out`; returns what results.json holds."""
-    began = time.perf_counter()
+    began, typed = time.perf_counter(), asked
     if is_fine_tuned(asked.encoder):
         asked = replace(asked, labels=read_json(Path(asked.encoder) / RESULTS).get("target"))
     spec = asked.label[1]
@@ -78,7 +78,7 @@ def run_ood(asked: Settings, out: Path) -> dict[str, Any]:
         "floors": {told: {"test": test[told], "ood": found.detections, "chosen_on_val": found.chosen}
                    for told, found in zip(_told(plan), judged[1:], strict=True)},
     }  # fmt: skip
-    out.mkdir(parents=True, exist_ok=True)
+    typed.begin(out)
     arrays: dict[str, Any] = {f"{side}_{key}": values[number] for key, values in main.scores.items()
               for number, side in enumerate(("inside", "outside"))}  # fmt: skip
     with atomic.replacing(out / "ood_scores.npz") as file:

@@ -116,6 +116,38 @@ def test_floors_stand_beside_what_is_evaluated_and_alone(made: Path, tmp_path: P
     again = multilabel(kept.truth, kept.scores, kept.classes)
     assert again["macro_map"] == pytest.approx(main["test"]["macro_map"], abs=1e-6)
     assert interval([kept], "macro_map", resamples=1000).as_dict() == main["intervals"]["macro_map"]
+    for told, alone in (("image-statistics", "statistics"), ("random-tu-resnet10t", "random")):
+        floor, same = load_predictions(tmp_path / "of run" / "floors" / told), load_predictions(tmp_path / f"of {alone}")
+        assert np.array_equal(floor.scores, same.scores) and floor.keys.tolist() == kept.keys.tolist()
+
+
+def test_an_evaluation_is_known_by_its_settings(made: Path, tmp_path: Path) -> None:
+    torch.manual_seed(7)
+    run, out = tmp_path / "run", tmp_path / "out"
+    bands = [EncoderBand(name=b, wavelength_nm=500, mean=1000, std=800) for b in ("B02", "B03", "B04", "B08")]
+
+    def save(seed: int) -> None:
+        torch.manual_seed(seed)
+        net = build_encoder("tu-resnet10t", 4, 32)
+        save_encoder(run, net, bands=bands, view_size=32, reflectance={}, data={}, recipe={}, scores={})
+
+    def again(*options: object) -> None:
+        call("evaluate", made, "--encoder", run, "--protocol", "knn", "--device", "cpu", "--out", out, *options)
+
+    save(0)
+    again()
+    first, written = (out / "results.json").read_text(), (out / "results.json").stat().st_mtime_ns
+    again("--threads", 1, "--batch-size", 7)
+    assert (out / "results.json").stat().st_mtime_ns == written, "finished, and of nothing else"
+    (out / "results.json").unlink()  # as if killed before its end
+    again()
+    assert json.loads(first) | {"seconds": 0} == json.loads((out / "results.json").read_text()) | {"seconds": 0}
+    for options, said in ((("--seed", 1), "seed"), (("--protocol", "linear"), "protocol"), (("--view-size", 16), "view")):
+        with pytest.raises(BandstreamError, match=f"another {said}"):
+            again(*options)
+    save(1)
+    with pytest.raises(BandstreamError, match="another weights_sha256"):
+        again()
 
 
 def test_linear_probes_say_how_far_their_probabilities_can_be_believed(made: Path, tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from evaluation import metrics
-from evaluation.scoring import score_model
+from evaluation.scoring import known, predict, score_model, scores_of
+from shards.errors import BandstreamError
 
 
 @dataclass
@@ -35,6 +36,22 @@ def test_scores_over_batches_are_those_over_the_whole() -> None:
     got = score_model(flat, batches(labels=index), "single", classes, cpu, half=False)
     assert got["accuracy"] == pytest.approx((scores.argmax(1) == index).float().mean().item())
     got = score_model(dense, batches(mask=mask), "segment", classes, cpu, half=False)
-    known = mask != 255
-    assert got["accuracy"] == pytest.approx((pixels[known] == mask[known]).float().mean().item())
-    assert np.sum(got["confusion"]) == known.sum()
+    there = mask != 255
+    assert got["accuracy"] == pytest.approx((pixels[there] == mask[there]).float().mean().item())
+    assert np.sum(got["confusion"]) == there.sum()
+
+    truth, tables = predict(dense, batches(mask=mask), "segment", classes, cpu, half=False)
+    assert truth.shape == (7, 0) and tables.dtype == np.int64
+    for n in range(7):  # a sample each, in order
+        assert np.array_equal(tables[n], metrics.confusion(mask[n].numpy(), pixels[n].numpy(), 4))
+    assert scores_of(truth, tables, "segment", classes) == got
+    truth, found = predict(flat, batches(labels=index), "single", classes, cpu, half=False)
+    assert np.array_equal(truth, index.numpy()) and found == pytest.approx(scores.softmax(1).numpy())
+
+
+def test_a_split_without_truth_and_a_mask_of_another_class_are_one_line() -> None:
+    dense, classes, cpu = torch.nn.Conv2d(3, 4, 1), list("abcd"), torch.device("cpu")
+    for value, said in ((255, "the test split knows no class of soil"), (4, "holds the class 4, of 4 from 0 on")):
+        batch = Batch([torch.randn(2, 3, 8, 8)], mask=torch.full((2, 8, 8), value, dtype=torch.uint8))
+        with pytest.raises(BandstreamError, match=said):
+            known(score_model(dense, [batch], "segment", classes, cpu, half=False), "test", "soil")

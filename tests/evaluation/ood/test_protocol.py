@@ -115,6 +115,10 @@ def test_a_fine_tuned_run_and_an_ensemble_are_judged_by_their_own_heads(
     assert set(alone["floors"]) == {"image statistics", "random tu-resnet10t"} and alone["passes"] == 20
     assert alone["test"]["accuracy"] < 0.3, "its head is random; a probe would have learned"
     assert alone["floors"]["random tu-resnet10t"]["test"]["accuracy"] > 0.8
+    again = evaluated(tmp_path / "alone", sets["inside"], "--encoder", runs[0], "--against", sets["dark"])
+    assert again == alone, "finished, not done again: its seconds too"
+    with pytest.raises(BandstreamError, match="another against"):
+        evaluated(tmp_path / "alone", sets["inside"], "--encoder", runs[0], "--against", sets["inside"])
     both = evaluated(
         tmp_path / "both", sets["inside"], "--encoder", runs[0], "--ensemble", runs[1], "--against", sets["dark"]
     )

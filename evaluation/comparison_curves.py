@@ -1,0 +1,55 @@
+"""Scores of a comparison over label fractions."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from evaluation.comparison_charts import STYLES, Line, band_chart, key
+from evaluation.comparison_rows import Row, best_floor, identity, is_baseline, lead, main_score, told
+from evaluation.report_words import percent, safe, sentence
+
+
+def curves(
+    rows: Sequence[Row], order: Sequence[str], comparison: dict[str, Any], fractions: Sequence[float], score: str
+) -> dict[str, Any] | None:
+    """Score over label fraction, and the lead over the baseline (or best floor) over label fraction."""
+    if len(fractions) < 2:
+        return None
+    lines, leads, style = [], [], 1
+    for name in order:
+        own = sorted((row for row in rows if identity(row) == name), key=lambda row: float(row["label_fraction"]))
+        if own[0].get("floor"):
+            number = 0
+        elif is_baseline(own[0], comparison):
+            number = 1
+        else:
+            style += 1
+            number = style
+        if number > STYLES:
+            continue
+        found = [main_score(row) for row in own]
+        xs = [row["label_fraction"] for row in own]
+        lines.append(Line(told(own[0]), xs, *([f[k] for f in found] for k in ("mean", "low", "high")), number))
+        ahead = [(row["label_fraction"], held) for row in own if (held := _ahead_of(row, rows))]
+        if ahead:
+            leads.append(Line(told(own[0]), [x for x, _ in ahead],
+                              *([held[k] for _, held in ahead] for k in ("mean", "low", "high")), number))  # fmt: skip
+    ticks = {fraction: percent(fraction) for fraction in fractions}
+    to = comparison.get("baseline") if any(row.get("to_baseline") for row in rows) else "the best floor"
+    first = safe(band_chart(lines, ticks, "labels", score, log=True))
+    about = f"{sentence(score)} on the test split over the share of labels, with 95 % intervals."
+    charts = [{"svg": first, "text": about}]
+    if second := band_chart(leads, ticks, "labels", f"lead over {to}", log=True, zero=True):
+        charts.append({"svg": safe(second), "text": f"The lead over {to}, paired. Where a band leaves out 0, the two "
+                       "differ by this data."})  # fmt: skip
+    keys = [{"svg": safe(key(line.style)), "name": line.name} for line in lines if line.style]
+    if floors := [line.name for line in lines if not line.style]:
+        keys.append({"svg": safe(key(0)), "name": f"floors: {', '.join(floors)}"})
+    left_out = len(order) - len(lines)
+    return {"charts": charts, "keys": keys, "left_out": left_out}
+
+
+def _ahead_of(row: Row, rows: Sequence[Row]) -> dict[str, float] | None:
+    if any(other.get("to_baseline") for other in rows):
+        return lead(row.get("to_baseline"))
+    floor = best_floor(row, rows)
+    return lead(row["to_floors"][floor]) if floor else None

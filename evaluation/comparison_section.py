@@ -1,0 +1,167 @@
+"""The report's section of a comparison: who leads, from how few labels, on which classes, at what cost."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from evaluation.comparison_classes import confusions, per_class
+from evaluation.comparison_curves import curves
+from evaluation.comparison_examples import examples
+from evaluation.comparison_rows import (
+    Row,
+    contest,
+    identity,
+    in_lead,
+    is_baseline,
+    labels_told,
+    main_score,
+    ranked,
+    told,
+    verdict,
+)
+from evaluation.comparison_studies import studies
+from evaluation.comparison_table import lead_table, leads_of
+from evaluation.report_words import NAMES, duration, figure, sentence, signed
+
+OOD_COLUMNS = {"auroc": "AUROC", "aupr": "AUPR", "fpr95": "FPR at 95 % accepted"}
+
+
+def comparison_section(out: Path, comparison: dict[str, Any], datasets: dict[str, Path]) -> dict[str, Any]:
+    """What the template shows of a comparison's folder."""
+    protocols = []
+    for protocol in comparison["protocols"]:
+        rows = [row for row in comparison["rows"] if row["protocol"] == protocol["name"]]
+        if rows:
+            protocols.append(_protocol(out, comparison, protocol, rows, datasets))
+    encoders = dict.fromkeys(row["encoder"] for row in comparison["rows"] if not row.get("floor"))
+    seeds = sorted({seed for row in comparison["rows"] for seed in row.get("seeds", [])})
+    names = ", ".join(encoders)
+    return {
+        "title": comparison.get("title") or out.name,
+        "text": f"{len(encoders)} encoders ({names}) by {len(protocols)} "
+        f"protocol{'s' if len(protocols) != 1 else ''}, {_counted(seeds, 'seed')}. "
+        "Brackets are 95 % bootstrap intervals over the test samples"
+        + (" and over seeds. " if len(seeds) > 1 else ", for there is one seed. ")
+        + "Differences are paired: both sides scored on the same test samples with the same seeds. A difference is "
+        "called better or worse only where its interval leaves out 0. The highest mean of each group is bold.",
+        "protocols": protocols,
+        "cost": _cost(comparison, protocols),
+        "failed": comparison.get("failed") or [],
+        "verdicts": [protocol["verdict"] for protocol in protocols if protocol["verdict"]],
+    }  # fmt: skip
+
+
+def _protocol(
+    out: Path, comparison: dict[str, Any], protocol: dict[str, Any], rows: list[Row], datasets: dict[str, Path]
+) -> dict[str, Any]:
+    shown = in_lead(rows)
+    fractions = sorted({row["label_fraction"] for row in rows})
+    baseline = comparison.get("baseline")
+    score = NAMES.get(rows[0]["score"], rows[0]["score"].replace("_", " "))
+    order = ranked(shown)
+    groups = [
+        {"title": labels_told([row for row in shown if row["label_fraction"] == fraction]),
+         "rows": [row for name in order for row in shown
+                  if row["label_fraction"] == fraction and identity(row) == name]}
+        for fraction in fractions
+    ]  # fmt: skip
+    table = lead_table(groups, comparison, rows, {
+        "baseline": f"difference to {baseline}", "floor": "difference to the best floor",
+    })  # fmt: skip
+    few = [row for row in shown if row["label_fraction"] == fractions[0]]
+    best, beside = contest(few, comparison)
+    return {
+        "name": protocol["name"], "about": _about(protocol), "score": score, "table": table,
+        "curves": curves(shown, order, comparison, fractions, score),
+        "classes": [
+            found for fraction in dict.fromkeys((fractions[0], fractions[-1]))
+            if (found := per_class([row for name in order for row in shown
+                                    if row["label_fraction"] == fraction and identity(row) == name],
+                                   *contest([r for r in shown if r["label_fraction"] == fraction], comparison)))
+        ],
+        "confusions": confusions(out, [row for row in (beside, best) if row]),
+        "examples": examples(out, best, beside, datasets) if best and beside else None,
+        "studies": studies(out, comparison, rows),
+        "ood": _ood(shown, order),
+        "verdict": _verdict(protocol, best, beside, comparison, rows, score),
+    }  # fmt: skip
+
+
+def _ood(rows: Sequence[Row], order: Sequence[str]) -> list[dict[str, Any]]:
+    """Of rows with `extra.ood`: a table a row, how well each score tells samples from outside."""
+    tables = []
+    for name in order:
+        for row in (row for row in rows if identity(row) == name):
+            found = (row.get("extra") or {}).get("ood") or {}
+            if found:
+                columns = [c for c in OOD_COLUMNS if any(c in held for held in found.values())]
+                tables.append({
+                    "title": f"{told(row)}, {labels_told([row])}", "columns": [OOD_COLUMNS[c] for c in columns],
+                    "rows": [{"name": measure.replace("_", " "),
+                              "cells": [figure(held.get(c, math.nan)) for c in columns]}
+                             for measure, held in found.items()],
+                })  # fmt: skip
+    return tables
+
+
+def _cost(comparison: dict[str, Any], protocols: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Seconds a (encoder, protocol): pretraining once, then what came on top."""
+    rows = [row for row in comparison["rows"] if not row.get("floor") and row.get("seconds")]
+    if not rows:
+        return None
+    names = [protocol["name"] for protocol in protocols]
+    lines = []
+    for name in dict.fromkeys(identity(row) for row in rows):
+        own = [row for row in rows if identity(row) == name]
+        before = max(float(row["seconds"].get("pretraining") or 0) for row in own)
+        each = [sum(float(r["seconds"].get("all") or r["seconds"].get("training") or 0) for r in own
+                    if r["protocol"] == protocol) for protocol in names]  # fmt: skip
+        lines.append({"name": told(own[0]), "before": before, "each": each, "sum": before + sum(each)})
+    most = max(line["sum"] for line in lines) or 1.0
+    return {
+        "columns": names,
+        "rows": [{"name": line["name"], "before": duration(line["before"]) if line["before"] else "none",
+                  "each": [duration(seconds) if seconds else "–" for seconds in line["each"]],
+                  "sum": duration(line["sum"]), "share": line["sum"] / most} for line in lines],
+        "all": duration(float(comparison.get("seconds") or 0)),
+    }  # fmt: skip
+
+
+def _verdict(
+    protocol: dict[str, Any], best: Row | None, beside: Row | None, comparison: dict[str, Any], rows: Sequence[Row],
+    score: str,
+) -> dict[str, Any] | None:  # fmt: skip
+    if best is None or beside is None:
+        return None
+    leads = leads_of(best, rows)
+    found, _ = leads.get("baseline" if is_baseline(beside, comparison) else "floor") or (None, "")
+    text = f"{sentence(score)} on the test split"
+    if found:
+        bounds = f" ({signed(found['low'])} to {signed(found['high'])})" if verdict(found) else ""
+        holds = "holds" if verdict(found) == "not told apart" else "leaves out"
+        outcome = f"{verdict(found)}, the interval {holds} 0" if verdict(found) else "no interval"
+        text += f"; difference {signed(found['mean'])}{bounds}: {outcome}"
+    return {
+        "title": f"{protocol['name']}, {labels_told([best])}",
+        "figures": [(told(beside), main_score(beside)["mean"]), (told(best), main_score(best)["mean"])],
+        "text": f"{text}.",
+    }  # fmt: skip
+
+
+def _about(protocol: dict[str, Any]) -> str:
+    ways = {
+        "linear": "A linear probe on frozen features.", "knn": "Nearest neighbours by frozen features.",
+        "cluster": "k-means on frozen features, without labels.", "map": "Features laid out on a plane.",
+        "retrieval": "Test patches ask for their nearest train patches, by frozen features.",
+        "ood": "Are samples from outside told from the set's own?",
+    }  # fmt: skip
+    kinds = {"single": "classification", "multilabel": "multi-label classification", "segment": "segmentation"}
+    if not protocol.get("evaluate"):
+        return f"Fine-tuning for {kinds.get(protocol.get('kind') or '', protocol.get('task') or 'a task')}."
+    of = f" Of the classifiers of {protocol['of']}." if protocol.get("of") else ""
+    return ways.get(protocol["evaluate"], str(protocol["evaluate"])) + of
+
+
+def _counted(seeds: Sequence[int], name: str) -> str:
+    return f"one {name}" if len(seeds) == 1 else f"{len(seeds)} {name}s"
