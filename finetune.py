@@ -46,10 +46,10 @@ from cli import run
 @click.option("--schedule", type=click.Choice(["cosine", "plateau", "constant"]))
 @click.option("--patience", type=int)
 @click.option("--precision", type=click.Choice(["auto", "float32", "bfloat16"]))
-@click.option("--seed", type=int, multiple=True, help="May be given several times.")
+@click.option("--seed", type=click.IntRange(0), multiple=True, help="May be given several times.")
 @click.option("--seeds", default="", help="Several, such as 0,1,2.")
 @click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
-@click.option("--threads", type=int, help="CPU threads [default: all].")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads [default: all].")
 def main(shards: str, out: Path, init: str, recipe_file: Path | None, bands: str | None, loss: tuple[str, ...],
          view_size: int | None, seed: tuple[int, ...], seeds: str, device: str, threads: int | None,
          **knobs: Any) -> None:  # fmt: skip
@@ -92,6 +92,7 @@ def finetune(
     from evaluation.result_figures import draw_results
     from evaluation.samples import sample_keys
     from evaluation.scoring import SCORE, known, predict, score_model, scores_of
+    from evaluation.standardising import of_encoder
     from evaluation.target import choose_target, labelled
     from models.encoder import build_encoder
     from models.export import WEIGHTS, EncoderBand, load_encoder, save_encoder
@@ -138,7 +139,7 @@ def finetune(
         encoder, info = load_encoder(init, bands)
         origin = "supervised" if "target" in info.data else "pretrained"
         if recipe.normalise == "encoder":
-            statistics = {band.name: (band.mean, band.std) for band in info.bands}
+            statistics = of_encoder(info, manifest.reflectance)
         view_size = info.view_size if encoder.library == "timm" else view_size  # what positions are made for
     model: Any = with_head(encoder, kind, len(classes), recipe.decoder, recipe.dropout)
     model = model.to(device, memory_format=torch.channels_last)
@@ -193,8 +194,8 @@ def finetune(
                 optimiser.step()
                 step += 1
             values = {"loss": loss.item(), "lr": float(rates[step - 1]) * plateau.factor}
-            if values["loss"] != values["loss"]:
-                raise BandstreamError(f"the loss is not a number at step {step}: lower --lr (now {recipe.lr:g})")
+            if not np.isfinite(values["loss"]):
+                raise BandstreamError(f"the loss is no finite number at step {step}: lower --lr (now {recipe.lr:g})")
             if step - validated >= recipe.validate_steps or epoch + 1 == recipe.epochs:
                 validated = step
                 scores = score_model(model, held_out["val"], kind, classes, device, half)

@@ -6,6 +6,7 @@ import numpy as np
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score, silhouette_score
 
+from evaluation.standardising import scaling
 from shards.errors import BandstreamError
 
 SILHOUETTE_SAMPLES = 5000
@@ -29,8 +30,7 @@ def cluster(train: np.ndarray, test: tuple[np.ndarray, np.ndarray], clusters: in
             f"{len(train)} train samples make no {clusters} clusters: ask for fewer with --clusters, or use more "
             "samples"
         )
-    mean, std = train.mean(0), train.std(0)
-    scale = np.where(std > 1e-12, std, 1)
+    mean, scale = scaling(train)
     model = KMeans(clusters, n_init=RESTARTS, random_state=seed).fit(((train - mean) / scale).astype(np.float32))
     inputs = ((test[0] - mean) / scale).astype(np.float32)
     found = model.predict(inputs)

@@ -22,7 +22,8 @@ def labelled_subset(labels: np.ndarray, fraction: float, seed: int) -> np.ndarra
         return np.arange(count)
     if labels.ndim == 1:
         labels = np.eye(labels.max() + 1, dtype=np.uint8)[labels]
-    return np.sort(stratified_order(labels, seed, count))
+    there = labels.any(0)  # the same samples, to the last bit, however many classes are named that have none
+    return np.sort(stratified_order(labels[:, there], seed, count))
 
 
 def stratified_order(labels: np.ndarray, seed: int, count: int | None = None) -> np.ndarray:

@@ -8,6 +8,7 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE, trustworthiness
 
 from evaluation.figures import legend_name, panels, png_of
+from evaluation.standardising import scaling
 from shards.errors import BandstreamError
 
 METHODS = ("tsne", "umap")
@@ -34,8 +35,8 @@ def place(features: np.ndarray, method: str, seed: int) -> tuple[np.ndarray, flo
     """
     if len(features) < FEWEST:
         raise BandstreamError(f"{len(features)} samples make no map: {FEWEST} at least")
-    std = features.std(0)
-    scaled = (features - features.mean(0)) / np.where(std > 1e-12, std, 1)
+    mean, scale = scaling(features)
+    scaled = (features - mean) / scale
     reduced = PCA(min(COMPONENTS, *scaled.shape), random_state=seed).fit_transform(scaled)
     near = min(PERPLEXITY, (len(features) - 1) / 3)
     if method == "umap":

@@ -1,4 +1,4 @@
-"""Scores. Classes that the truth does not hold are left out of every macro mean.
+"""Scores. Classes that the truth does not hold are left out of every macro mean; a micro mean counts them as mistakes.
 
 Average precision and F1 of labels are scikit-learn's; confusion matrices are counted here, since scikit-learn's takes
 thirty times as long over pixels and refuses masks that are ignored altogether.
@@ -16,13 +16,14 @@ IGNORE = 255
 def multilabel(truth: np.ndarray, scores: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
     """Multi-hot truth and probabilities, both (n, K): average precision and F1 (at 0.5), macro, micro and per class."""
     present = np.flatnonzero(truth.any(0)).tolist()
+    micro = float(average_precision_score(truth.ravel(), scores.ravel())) if present else 0.0
     found = (scores > 0.5).astype(np.uint8)
     average = {classes[k]: float(average_precision_score(truth[:, k], scores[:, k])) for k in present}
     f1 = {classes[k]: float(f1_score(truth[:, k], found[:, k], zero_division=0)) for k in present}
     hit = (found * truth).sum(0)
     return {
         "macro_map": _mean(average),
-        "micro_map": float(average_precision_score(truth[:, present], scores[:, present], average="micro")),
+        "micro_map": micro,
         "macro_f1": _mean(f1),
         "micro_f1": float(f1_score(truth, found, average="micro", zero_division=0)),
         "per_class": {

@@ -8,6 +8,9 @@ import torch
 from sklearn.metrics import average_precision_score
 from torch import nn
 
+from evaluation.standardising import scaling
+from shards.errors import BandstreamError
+
 STRENGTHS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 NEIGHBOURS = (5, 20, 50)
 
@@ -46,10 +49,10 @@ def linear_probe(train: tuple[np.ndarray, np.ndarray], val: tuple[np.ndarray, np
     """Logistic regression by L-BFGS on standardised features, its weight decay chosen on val.
 
     `train` and `val` are (features (n, D), labels (n, K) multi-hot or (n,) class indices); multi-label is one against
-    rest for each class.
+    rest for each class. Raises BandstreamError where val has no label at all.
     """
-    mean, std = train[0].mean(0), train[0].std(0)
-    scale = np.where(std > 1e-12, std, 1)
+    _refuse_unknown(val[1])
+    mean, scale = scaling(train[0])
     inputs = [torch.from_numpy(((x - mean) / scale).astype(np.float32)) for x in (train[0], val[0], test)]
     target = torch.from_numpy(train[1])
     best: tuple[float, float, np.ndarray, nn.Linear] | None = None
@@ -67,7 +70,11 @@ def linear_probe(train: tuple[np.ndarray, np.ndarray], val: tuple[np.ndarray, np
 
 def knn(train: tuple[np.ndarray, np.ndarray], val: tuple[np.ndarray, np.ndarray], test: np.ndarray,
         classes: int) -> Probed:  # fmt: skip
-    """Votes of the nearest neighbours by cosine similarity, weighted by it; their number chosen on val."""
+    """Votes of the nearest neighbours by cosine similarity, weighted by it; their number chosen on val.
+
+    Raises BandstreamError where val has no label at all.
+    """
+    _refuse_unknown(val[1])
     labels = train[1] if train[1].ndim == 2 else np.eye(classes)[train[1]]
     candidates = [k for k in NEIGHBOURS if k <= len(labels)] or [len(labels)]
     scored = [(_score(val[1], _votes(train[0], labels, val[0], k)), k) for k in candidates]
@@ -112,6 +119,11 @@ def _fit(inputs: torch.Tensor, target: torch.Tensor, classes: int, strength: flo
 def _probabilities(logits: torch.Tensor, multi: bool) -> np.ndarray:
     found: np.ndarray = (logits.sigmoid() if multi else logits.softmax(1)).numpy()
     return found
+
+
+def _refuse_unknown(val: np.ndarray) -> None:
+    if not len(val) or (val.ndim == 2 and not val.any()):
+        raise BandstreamError("the val split has no label at all: nothing can be chosen by it")
 
 
 def _score(truth: np.ndarray, scores: np.ndarray) -> float:

@@ -62,7 +62,7 @@ def floor_folder(out: Path, told: str) -> Path:
 
 
 def run_protocol(asked: Settings, out: Path) -> dict[str, Any]:
-    """Evaluate and write results.json, test_predictions.npz and pictures to `out`, and the floors' predictions below it;
+    """Evaluate and write results.json, test_predictions.npz, those of the floors below floors/, and pictures to `out`;
     returns what results.json holds."""
     began = time.perf_counter()
     _, spec = asked.label
@@ -71,7 +71,7 @@ def run_protocol(asked: Settings, out: Path) -> dict[str, Any]:
     manifest = asked.shard_set.manifest
     subjects = find_subjects(
         asked.encoder, manifest.band_names, asked.shard_set.grid[0], stages=asked.stages, view_size=asked.view_size,
-        normalise=asked.normalise, seed=asked.seed, device=asked.device,
+        normalise=asked.normalise, reflectance=manifest.reflectance, seed=asked.seed, device=asked.device,
     )  # fmt: skip
     functions = [subject.features for subject in subjects.all]
     chosen: dict[str, np.ndarray | None] = {"val": None, "test": None}
@@ -143,7 +143,8 @@ CALIBRATED = {"as_is": "as fitted", "scaled": "with the temperature of val"}
 def _knn(asked: Settings, splits: Splits) -> Outcome:
     _, spec = asked.label
     probed = knn(splits["train"], splits["val"], splits["test"][0], len(spec.classes))
-    return Outcome(_scored(spec, splits["test"][1], probed.scores), probed.chosen, probed.scores)
+    scores = probed.scores.astype(np.float32)  # as they are kept, ties included
+    return Outcome(_scored(spec, splits["test"][1], scores), probed.chosen, scores)
 
 
 def _cluster(asked: Settings, splits: Splits) -> Outcome:

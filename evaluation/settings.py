@@ -10,7 +10,8 @@ import torch
 
 from evaluation.features import Features, extract_all
 from evaluation.fractions import labelled_subset
-from evaluation.subject import FINE_TUNED, Statistics
+from evaluation.standardising import Statistics
+from evaluation.subject import FINE_TUNED
 from models.hub import WEIGHTS
 from pipeline.loader import Loader
 from pipeline.views import ViewRecipe
@@ -136,9 +137,11 @@ def refuse_one_class(labels: np.ndarray, classes: list[str], place: str) -> None
     """Raises BandstreamError where labels (n,), or every column of multi-hot (n, K), are the same all over."""
     if labels.ndim == 2:
         if (labels == labels[:1]).all():
-            raise BandstreamError(f"every train sample of {place} has the same labels: there is nothing to tell apart")
+            raise BandstreamError(
+                f"every labelled train sample of {place} has the same labels: there is nothing to tell apart"
+            )
     elif len(np.unique(labels)) < 2:
         raise BandstreamError(
-            f"every train sample of {place} is of one class, {classes[int(labels[0])]!r}: "
-            "there is nothing to tell apart"
+            f"every labelled train sample of {place} is of one class, {classes[int(labels[0])]!r}: "
+            "there is nothing to tell apart; use more labels"
         )

@@ -8,16 +8,16 @@ import torch
 from torch import nn
 
 from evaluation.features import Features, frozen, image_statistics
+from evaluation.standardising import Statistics, of_encoder
 from models.encoder import build_encoder
 from models.export import load_encoder
 from shards.errors import BandstreamError
+from shards.manifest import Reflectance
 
 STATISTICS, RANDOM = "statistics", "random:"
 FINE_TUNED = "best.safetensors"
 """What a fine-tuning run has, beside its encoder, and a pretraining run has not."""
 IMAGE_STATISTICS = "image statistics"
-Statistics = dict[str, tuple[float, float]]
-"""Band → (mean, std) in stored numbers."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +62,15 @@ def find_subjects(
     stages: bool,
     view_size: int | None,
     normalise: str,
+    reflectance: Reflectance,
     seed: int,
     device: torch.device,
 ) -> Subjects:
     """What `--encoder` names: a run's folder, `random:NAME`, or `statistics`; met by the names of `bands`.
 
     The floors are image statistics, and the same architecture with random weights (of `seed`), each unless it is itself
-    what is evaluated; statistics have no architecture. `patch`: side in pixels, of views where nothing else says.
+    what is evaluated; statistics have no architecture. `patch`: side in pixels, of views where nothing else says;
+    `reflectance`: of the set whose views are standardised.
     Raises BandstreamError on an unknown encoder, and on a band that it never saw.
     """
     statistics: Statistics | None = None
@@ -85,7 +87,7 @@ def find_subjects(
         main = Subject(f"pretrained {net.name}", frozen(net, device, stages), net)
         floors.append(random_subject(net.name, bands, view_size, seed, device, stages))
         if normalise == "encoder":
-            statistics = {band.name: (band.mean, band.std) for band in info.bands}
+            statistics = of_encoder(info, reflectance)
     if normalise == "encoder" and statistics is None:
         raise BandstreamError("--normalise encoder needs the encoder of a run: name one with --encoder")
     return Subjects(main, floors, view_size, statistics)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from evaluation import metrics
 from evaluation.fractions import labelled_subset
 from shards.errors import BandstreamError
 from shards.shardset import ShardSet
@@ -48,7 +49,7 @@ def choose_target(shard_set: ShardSet, task: str, name: str | None = None) -> Ta
 def class_counts(shard_set: ShardSet, split: str, target: Target) -> np.ndarray:
     """How often each class occurs in each sample of a split: int64 (n, K), labels 0 or 1, masks in pixels.
 
-    Of masks, only their own bytes are read.
+    Of masks, only their own bytes are read. Raises BandstreamError where they hold a class that there is not.
     """
     if target.what == "labels":
         labels = shard_set.labels(split, target.name)
@@ -66,8 +67,15 @@ def class_counts(shard_set: ShardSet, split: str, target: Target) -> np.ndarray:
                 path = stack.enter_context(shard_set.hold(split, number)).path
             stored = np.memmap(path, np.uint8, "r", shape=(shard.samples, shard_set.layout.sample_bytes))
             for mask in shard_set.layout.view(stored, member):
-                counts.append(np.bincount(mask.ravel(), minlength=256)[: len(target.classes)])
-    return np.stack(counts)
+                counts.append(np.bincount(mask.ravel(), minlength=256))
+    every, width = np.stack(counts), len(target.classes)
+    strange = [value for value in range(width, metrics.IGNORE) if every[:, value].any()]
+    if strange:
+        raise BandstreamError(
+            f"{shard_set.place}: {split} masks hold the class {strange[-1]}, of {width} from 0 on: verify the set, "
+            "ingest again"
+        )
+    return every[:, :width]
 
 
 def labelled(shard_set: ShardSet, target: Target, fraction: float, seed: int) -> Labelled:

@@ -22,7 +22,7 @@ from models.export import EncoderBand, load_encoder, save_encoder
 from models.heads import Classifier, Segmenter
 from shards.errors import BandstreamError
 from shards.shardset import ShardSet
-from tests.pipeline.making import make_set
+from tests.pipeline.making import make_set, noise_image
 
 BANDS = ["B02", "B03", "B04", "B08"]
 SIDE = 40  # no multiple of 32
@@ -50,8 +50,8 @@ def fields(number: int, grid: tuple[int, int]) -> np.ndarray:
     return mask
 
 
-def shards(folder: Path, **options: Any) -> Path:
-    return make_set(folder, SIZES, arrays={"10m.npy": (BANDS, SIDE)}, image=landscape, **options)
+def shards(folder: Path, sizes: dict[str, int] = SIZES, **options: Any) -> Path:
+    return make_set(folder, sizes, arrays={"10m.npy": (BANDS, SIDE)}, **{"image": landscape, **options})
 
 
 @pytest.fixture(scope="module")
@@ -189,12 +189,13 @@ def test_an_encoder_that_is_not_frozen_learns_and_may_keep_its_own_statistics(
 
 
 def test_the_test_split_bears_on_nothing_but_the_test_scores(made: Path, tmp_path: Path) -> None:
-    """Two sets that differ in all labels and masks of test: runs are the same bits but for what they score there."""
+    """Two sets that differ in all pictures, labels and masks of test: runs are the same bits but for their scores."""
     first = SIZES["train"] + SIZES["val"]
     poisoned = shards(
         tmp_path / "set",
         mask=lambda n, grid: fields(n, grid) if n < first else np.full(grid, 3, np.uint8),
         label=lambda n: n % 19 if n < first else 18 - n % 19,
+        image=lambda n, *form: landscape(n, *form) if n < first else noise_image(n, *form),
     )
     for task in ("classify", "segment"):
         options = ["--task", task, "--init", "scratch", "--epochs", "3", "--label-fraction", "0.5"]
@@ -278,6 +279,37 @@ def test_mixing_and_early_stopping_on_single_labels(tmp_path: Path) -> None:
         run(shards(tmp_path / "multi"), tmp_path / "no", *options, more=more)
 
 
+def test_the_best_epochs_weights_and_batch_statistics_are_what_is_tested(tmp_path: Path) -> None:
+    """At a rate that is far too high the best epoch is not the last: its validation score comes back from the file."""
+    made = shards(tmp_path / "set", {"train": 40, "val": 38, "test": 19}, single=True)
+    options = ["--task", "classify", "--init", "scratch", "--epochs", "12", "--lr", "3e-2", "--view-size", str(SIDE)]
+    results = run(made, tmp_path / "run", *options, more="validate_steps = 1\npatience = 4\n")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    scores = [line["val_accuracy"] for line in lines]
+    assert results["best_epoch"] == int(np.argmax(scores)) < len(scores) - 1 and scores[-1] < max(scores)
+    assert results["val"] == max(scores)
+    model = Classifier(build_encoder(ENCODER, 4), 19)
+    model.load_state_dict(load_file(tmp_path / "run" / "best.safetensors"), strict=True)
+    with torch.inference_mode():
+        found = model.eval()(whole_patches(made, "val")).argmax(1).numpy()
+    truth = ShardSet.open(made).labels("val", "land_cover")
+    assert (found == truth).mean() == pytest.approx(results["val"], abs=1 / 38 + 1e-9), "to rounding"
+
+
+def test_an_encoders_statistics_are_of_reflectance_not_of_stored_numbers(tmp_path: Path) -> None:
+    """The same light stored in numbers half as large: what the encoder knows is halved with them."""
+    stored = {"reflectance": {"scale": 2e-4, "offset": 0.0, "level": "L2A"}}
+    made = shards(tmp_path / "set", {"train": 8, "val": 4, "test": 4}, single=True, **stored)
+    folder = tmp_path / "pretrained"
+    bands = [EncoderBand(name=b, wavelength_nm=500, mean=1000, std=800) for b in BANDS]
+    parts = {"data": {}, "recipe": {}, "scores": {}, "reflectance": {"scale": 1e-4, "offset": 0.0, "level": "L2A"}}
+    save_encoder(folder, build_encoder(ENCODER, 4), bands=bands, view_size=32, **parts)
+    options = ["--task", "classify", "--init", str(folder), "--epochs", "1", "--normalise", "encoder"]
+    run(made, tmp_path / "run", *options)
+    _, info = load_encoder(tmp_path / "run")
+    assert {(band.mean, band.std) for band in info.bands} == {(500, 400)} and info.reflectance["scale"] == 2e-4
+
+
 def test_label_fraction_takes_the_stratified_subset(made: Path, tmp_path: Path) -> None:
     options = ["--task", "classify", "--init", "scratch", "--epochs", "1", "--label-fraction", "0.25"]
     results = run(made, tmp_path / "run", *options)
@@ -288,6 +320,10 @@ def test_label_fraction_takes_the_stratified_subset(made: Path, tmp_path: Path) 
 def test_what_cannot_be_done_is_one_clear_line(made: Path, pretrained: Path, tmp_path: Path) -> None:
     bare = make_set(tmp_path / "bare", {"train": 8}, arrays={"10m.npy": (["B02", "B12"], 32)})
     blank = shards(tmp_path / "blank", mask=lambda n, grid: fields(n, grid) if n < 96 else np.full(grid, 255, np.uint8))
+    unknown = shards(tmp_path / "x", mask=lambda n, grid: fields(n, grid) if n < 134 else np.full(grid, 255, np.uint8))
+    odd = shards(tmp_path / "y", mask=lambda n, grid: np.full(grid, 19 + n % 2, np.uint8))
+    untested = shards(tmp_path / "z", {"train": 8, "val": 4})
+    untrained = shards(tmp_path / "0", {"val": 8, "test": 4})
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "file").touch()
     for made_of, out, options, said in (
@@ -308,6 +344,16 @@ def test_what_cannot_be_done_is_one_clear_line(made: Path, pretrained: Path, tmp
         (made, "n", ["--task", "classify", "--init", "scratch", "--bands", "B02,B99"], "B99"),
         (made, "o", ["--task", "classify", "--init", "scratch", "--label-fraction", "0.01"], "leaves one"),
         (blank, "p", ["--task", "segment", "--init", "scratch", "--epochs", "1"], "the val split knows no class"),
+        (unknown, "q", ["--task", "segment", "--init", "scratch", "--epochs", "1"], "the test split knows no class"),
+        (
+            odd,
+            "r",
+            ["--task", "segment", "--init", "scratch", "--epochs", "1"],
+            "masks hold the class 20, of 19 from 0",
+        ),
+        (untested, "s", ["--task", "classify", "--init", "scratch"], "no split 'test'"),
+        (untrained, "t", ["--task", "classify", "--init", "scratch"], "no split 'train'"),
+        (made, "u", ["--task", "classify", "--init", "scratch", "--lr", "1e30", "--epochs", "2"], "no finite number"),
     ):
         with pytest.raises(BandstreamError, match=re.escape(said)) as caught:
             run(made_of, tmp_path / out, *options)

@@ -76,7 +76,7 @@ class FineTuning(Recipe):
     validate_samples: Count | None = None
     """Samples of the val split that a validation looks at, the first of its (shuffled) order; None: all."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
     view: ViewRecipe = ViewRecipe(size=None, crop_scale=(0.6, 1.0))
     """Of training. Evaluation takes whole patches: at the same size to classify, at the patch's own to segment."""
 
@@ -87,6 +87,8 @@ class FineTuning(Recipe):
         epochs = [phase.epoch for phase in self.unfreeze]
         if epochs != sorted(set(epochs)):
             raise ValueError(f"the phases of unfreeze begin at epochs {epochs}: each must begin after the one before")
+        if self.bands is not None and (not all(self.bands) or len(set(self.bands)) < max(len(self.bands), 1)):
+            raise ValueError(f"bands {', '.join(self.bands) or 'none'}: name each once, and at least one")
         if self.task == "segment" and (self.mixup or self.cutmix):
             raise ValueError("mixup and cutmix are for single labels: set them to 0 to segment")
         return self

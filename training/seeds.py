@@ -17,9 +17,12 @@ SETTINGS, RESULTS, SUMMARY = "settings.json", "results.json", "summary.json"
 def parse_seeds(text: str) -> list[int]:
     """`0,1,2` → [0, 1, 2]. Raises BandstreamError."""
     try:
-        return [int(number) for number in text.split(",") if number.strip()]
+        seeds = [int(number) for number in text.split(",") if number.strip()]
     except ValueError:
-        raise BandstreamError(f"--seeds {text}: whole numbers with commas between them, such as 0,1,2") from None
+        seeds = [-1]
+    if any(seed < 0 for seed in seeds):
+        raise BandstreamError(f"--seeds {text}: whole numbers with commas between them, such as 0,1,2")
+    return seeds
 
 
 def finished(out: Path, settings: dict[str, Any]) -> dict[str, Any] | None:

@@ -60,7 +60,7 @@ def embed(
     with distributed(device) as place:
         found = find_subjects(
             encoder, shard_set.manifest.band_names, shard_set.grid[0], stages=level == "stages", view_size=view_size,
-            normalise=normalise, seed=seed, device=place.device,
+            normalise=normalise, reflectance=shard_set.manifest.reflectance, seed=seed, device=place.device,
         )  # fmt: skip
         embedding = Embedding(shard_set, found.main, out, batch_size, found.view_size, found.statistics)
         for split in chosen:

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from evaluation.features import Features, frozen
 from evaluation.probe import Linear
-from evaluation.subject import FINE_TUNED, Statistics
+from evaluation.standardising import Statistics
+from evaluation.subject import FINE_TUNED
 from models.encoder import build_encoder
 from models.export import DESCRIPTION, load_encoder
 from models.heads import Classifier

@@ -8,11 +8,11 @@ from evaluation.features import Features
 from evaluation.fractions import labelled_subset
 from evaluation.ood.classifiers import FineTuned, Head, is_fine_tuned, load_fine_tuned, view_size_of
 from evaluation.settings import Settings
+from evaluation.standardising import Statistics, of_encoder
 from evaluation.subject import (
     IMAGE_STATISTICS,
     RANDOM,
     STATISTICS,
-    Statistics,
     Subject,
     find_subjects,
     image_statistics,
@@ -73,7 +73,7 @@ def make_plan(asked: Settings, other: ShardSet | None) -> Plan:
         statistics = runs[0].statistics or own
         if runs[0].statistics is None and first["normalise"] == "encoder":
             _, info = load_encoder(first["init"], bands)
-            statistics = {band.name: (band.mean, band.std) for band in info.bands}
+            statistics = of_encoder(info, manifest.reflectance)
         members = [Member(f"fine-tuned {run.results['encoder']}", run.features, run.head) for run in runs]
         floors = [Subject(IMAGE_STATISTICS, image_statistics, None),
                   random_subject(first["encoder"], bands, size, asked.seed, asked.device, stages=False)]  # fmt: skip
@@ -86,7 +86,8 @@ def make_plan(asked: Settings, other: ShardSet | None) -> Plan:
             raise BandstreamError(f"{asked.shard_set.place} and {asked.against} have no band in common")
         found = [
             find_subjects(encoder, bands, asked.shard_set.grid[0], stages=asked.stages, view_size=asked.view_size,
-                          normalise=asked.normalise, seed=asked.seed, device=asked.device)
+                          normalise=asked.normalise, reflectance=manifest.reflectance, seed=asked.seed,
+                          device=asked.device)
             for encoder in (asked.encoder, *asked.ensemble)
         ]  # fmt: skip
         size, subset = found[0].view_size or asked.shard_set.grid[0], asked.subset

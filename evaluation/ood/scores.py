@@ -59,14 +59,15 @@ class Mahalanobis:
     """Distance to the nearest class of a Gaussian a class with one covariance (Lee et al. 2018).
 
     The covariance is shrunk (Ledoit & Wolf 2004), so that it can be inverted with fewer samples than features. With
-    several labels a sample (multi-hot) there is no class to condition on: one Gaussian for all.
+    several labels a sample (multi-hot), or one sample a class, there is no class to condition on: one Gaussian for all.
     """
 
     def __init__(self, features: np.ndarray, labels: np.ndarray) -> None:
         """`features` (n, D), `labels` (n,) or (n, K). Raises BandstreamError on fewer than two samples."""
         if len(features) < 2:
             raise BandstreamError(f"{len(features)} train samples have no covariance: use more labels")
-        groups = labels if labels.ndim == 1 else np.zeros(len(labels), np.int64)
+        alone = labels.ndim == 2 or len(np.unique(labels)) == len(labels)
+        groups = np.zeros(len(labels), np.int64) if alone else labels
         known, numbers = np.unique(groups, return_inverse=True)
         x = features.astype(np.float64)
         self.means = np.stack([x[numbers == k].mean(0) for k in range(len(known))])  # (G, D)

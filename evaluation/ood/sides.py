@@ -8,9 +8,8 @@ import numpy as np
 from evaluation.ood.plan import Plan
 from evaluation.samples import sample_keys
 from evaluation.settings import Settings, Split
-from evaluation.subject import Statistics
+from evaluation.standardising import converted
 from shards.errors import BandstreamError
-from shards.manifest import Manifest
 from shards.shardset import ShardSet
 
 
@@ -40,7 +39,8 @@ def extract_sides(
     if other is not None:
         outside, _ = asked.extract(
             outside_split(other), functions, shard_set=other, labelled=False,
-            statistics=converted(plan.statistics, asked.shard_set.manifest, other.manifest), **shared,
+            statistics=converted(plan.statistics, asked.shard_set.manifest.reflectance, other.manifest.reflectance),
+            **shared,
         )  # fmt: skip
         chosen = {split: (features, labels) for split, (features, labels) in found.items()}
         places = keys, sample_keys(other, outside_split(other))
@@ -72,15 +72,6 @@ def extract_sides(
         )
     ]
     return sides, places
-
-
-def converted(statistics: Statistics, own: Manifest, other: Manifest) -> Statistics:
-    """Statistics in stored numbers of one set → the same reflectance in stored numbers of another."""
-    a, b = own.reflectance, other.reflectance
-    return {
-        band: ((mean * a.scale + a.offset - b.offset) / b.scale, std * a.scale / b.scale)
-        for band, (mean, std) in statistics.items()
-    }
 
 
 def has_class(labels: np.ndarray, held_out: list[int]) -> np.ndarray:

@@ -117,7 +117,10 @@ def test_floors_stand_beside_what_is_evaluated_and_alone(made: Path, tmp_path: P
     assert again["macro_map"] == pytest.approx(main["test"]["macro_map"], abs=1e-6)
     assert interval([kept], "macro_map", resamples=1000).as_dict() == main["intervals"]["macro_map"]
     for told, alone in (("image-statistics", "statistics"), ("random-tu-resnet10t", "random")):
-        floor, same = load_predictions(tmp_path / "of run" / "floors" / told), load_predictions(tmp_path / f"of {alone}")
+        floor, same = (
+            load_predictions(tmp_path / "of run" / "floors" / told),
+            load_predictions(tmp_path / f"of {alone}"),
+        )
         assert np.array_equal(floor.scores, same.scores) and floor.keys.tolist() == kept.keys.tolist()
 
 
@@ -142,7 +145,11 @@ def test_an_evaluation_is_known_by_its_settings(made: Path, tmp_path: Path) -> N
     (out / "results.json").unlink()  # as if killed before its end
     again()
     assert json.loads(first) | {"seconds": 0} == json.loads((out / "results.json").read_text()) | {"seconds": 0}
-    for options, said in ((("--seed", 1), "seed"), (("--protocol", "linear"), "protocol"), (("--view-size", 16), "view")):
+    for options, said in (
+        (("--seed", 1), "seed"),
+        (("--protocol", "linear"), "protocol"),
+        (("--view-size", 16), "view"),
+    ):
         with pytest.raises(BandstreamError, match=f"another {said}"):
             again(*options)
     save(1)

@@ -72,6 +72,15 @@ def test_single_label_prefixes_hold_each_class_in_its_share() -> None:
         assert np.abs(counts - fraction * np.array(SIZES)).max() <= 1
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_classes_that_no_sample_has_change_no_choice(seed: int) -> None:
+    """Fine-tuning knows all classes by name, a probe those there are: both must use the same labels."""
+    labels = np.random.default_rng(seed).integers(0, 5, 200)
+    hot = np.eye(19, dtype=np.uint8)[labels]
+    for fraction in (0.05, 0.3, 0.8):
+        assert np.array_equal(labelled_subset(labels, fraction, seed), labelled_subset(hot, fraction, seed))
+
+
 def test_order_is_a_permutation_even_where_no_sample_has_a_label() -> None:
     assert sorted(stratified_order(np.zeros((30, 4), np.uint8), 0).tolist()) == list(range(30))
 

@@ -74,6 +74,17 @@ def test_a_class_absent_from_the_truth_is_in_no_macro_mean(multilabel: tuple[np.
     assert again["micro_f1"] < scored["micro_f1"], "but pooled over all decisions they are mistakes"
 
 
+def test_micro_average_precision_is_scikit_learns_over_all_decisions(
+    multilabel: tuple[np.ndarray, np.ndarray],
+) -> None:
+    truth, scores = multilabel
+    scored = metrics.multilabel(truth, scores, CLASSES)
+    assert scored["micro_map"] == pytest.approx(judge.average_precision_score(truth, scores, average="micro"))
+    assert scored["micro_map"] == pytest.approx(average_precision(truth.ravel(), scores.ravel()))
+    none = metrics.multilabel(np.zeros((4, 6), np.uint8), np.full((4, 6), 0.4), CLASSES)
+    assert (none["macro_map"], none["micro_map"], none["micro_f1"], none["support"]) == (0, 0, 0, {})
+
+
 def test_perfect_and_worst_scores_have_their_known_values() -> None:
     truth = np.eye(6, dtype=np.uint8)
     perfect = metrics.multilabel(truth, truth.astype(float), CLASSES)

@@ -8,6 +8,7 @@ from sklearn.metrics import average_precision_score
 
 from evaluation import probe
 from evaluation.features import extract, frozen, image_statistics
+from shards.errors import BandstreamError
 
 
 def task(seed: int, multi: bool, count: int = 240) -> tuple[np.ndarray, np.ndarray]:
@@ -84,6 +85,22 @@ def test_knn_equals_loops(multi: bool, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_knn_takes_what_there_is_where_samples_are_few() -> None:
     (x, y), val, test = task(0, True), task(1, True), task(2, True)
     assert np.isfinite(probe.knn((x[:3], y[:3]), val, test[0], 4).scores).all()
+
+
+@pytest.mark.parametrize("made", [probe.linear_probe, probe.knn])
+def test_val_without_any_label_chooses_nothing(made: object) -> None:
+    train, val, test = task(0, True), task(1, True), task(2, True)
+    with pytest.raises(BandstreamError, match="val split has no label at all"):
+        made(train, (val[0], np.zeros_like(val[1])), test[0], 4)  # type: ignore[operator]
+
+
+def test_neighbours_that_are_all_alike_vote_alike() -> None:
+    """Ties in similarity, k of them at a time: which are taken is open, but a vote is a mean of labels, and certain."""
+    train = np.ones((40, 3), np.float32), np.arange(40) % 2
+    found = probe.knn(train, (train[0], train[1]), np.full((5, 3), 2, np.float32), 2)
+    assert np.allclose(found.scores.sum(1), 1) and (found.scores == found.scores[0]).all()
+    opposite = probe.knn((train[0], np.full(40, 1)), (train[0], np.full(40, 1)), -train[0][:3], 2)
+    assert np.allclose(opposite.scores, [0, 1]), "neighbours on the other side still vote"
 
 
 def test_image_statistics_equal_numpy() -> None:

@@ -54,6 +54,8 @@ def test_phases_say_how_many_stages_are_trained(tmp_path: Path) -> None:
         ('task = "segment"\nmixup = 0.2', "mixup and cutmix are for single labels"),
         ("[loss]\nlovasz = 1.0", "loss.lovasz"),
         ("[loss]\nce = -1.0", "loss.ce"),
+        ('bands = ["B02", "B02"]', "bands B02, B02: name each once"),
+        ("seed = -1", "seed"),
         ('decoder = "linknet"', "decoder: Input should be 'unet'"),
         ("batch_size = 1", "batch_size"),
     ],
@@ -184,6 +186,8 @@ def test_a_summary_has_mean_and_spread_over_seeds(tmp_path: Path) -> None:
     assert parse_seeds("0, 1,2,") == [0, 1, 2] and parse_seeds("") == []
     with pytest.raises(BandstreamError, match="--seeds 0;1"):
         parse_seeds("0;1")
+    with pytest.raises(BandstreamError, match="--seeds 0,-1"):
+        parse_seeds("0,-1")
 
 
 def test_few_labels_are_trained_for_more_epochs(tmp_path: Path) -> None:

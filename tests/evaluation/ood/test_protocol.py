@@ -12,8 +12,9 @@ from safetensors.torch import load_file, save_file
 
 from cli import bandstream
 from evaluation.ood.classifiers import load_fine_tuned
-from evaluation.ood.sides import converted, has_class, without
+from evaluation.ood.sides import has_class, without
 from evaluation.predictions import load_predictions
+from evaluation.standardising import converted
 from models.encoder import build_encoder
 from models.export import EncoderBand, save_encoder
 from models.heads import Classifier
@@ -164,13 +165,11 @@ def test_what_cannot_be_judged_is_one_clear_line(sets: dict[str, Path], runs: li
 
 
 def test_statistics_are_converted_between_scales_and_classes_are_numbered_anew(sets: dict[str, Path]) -> None:
-    manifest = ShardSet.open(sets["inside"]).manifest
-    other = manifest.model_copy(
-        update={"reflectance": manifest.reflectance.model_copy(update={"scale": 2e-4, "offset": -0.1})}
-    )
-    mean, std = converted({"B02": (3000.0, 500.0)}, manifest, other)["B02"]
+    own = ShardSet.open(sets["inside"]).manifest.reflectance
+    other = own.model_copy(update={"scale": 2e-4, "offset": -0.1})
+    mean, std = converted({"B02": (3000.0, 500.0)}, own, other)["B02"]
     assert (mean * 2e-4 - 0.1, std * 2e-4) == (pytest.approx(3000 * 1e-4), pytest.approx(500 * 1e-4))
-    assert converted({"B02": (3000.0, 500.0)}, manifest, manifest)["B02"] == pytest.approx((3000, 500))
+    assert converted({"B02": (3000.0, 500.0)}, own, own)["B02"] == (3000, 500)
     labels = np.array([0, 2, 4, 1, 3])
     assert has_class(labels, [1, 3]).tolist() == [False, False, False, True, True]
     assert without(labels[:3], [1, 3], 5).tolist() == [0, 1, 2]

@@ -123,6 +123,8 @@ def test_mahalanobis_is_scipys_with_a_shrunk_covariance() -> None:
     assert gaussians.shrinkage == pytest.approx(shrinkage)
     few = scores.Mahalanobis(TRAIN[:6], TRAIN_LABELS[:6])
     assert np.isfinite(few.score(MIDDLE)).all(), "fewer samples than features"
+    single = scores.Mahalanobis(AXES, np.arange(3))
+    assert single.means.shape == (1, 60) and single.score(MIDDLE).std() > 0, "a sample a class has no spread of its own"
     constant = np.concatenate([TRAIN, np.full((600, 1), 5.0)], 1)
     assert np.isfinite(scores.Mahalanobis(constant, TRAIN_LABELS).score(constant)).all()
     with pytest.raises(BandstreamError, match="covariance"):
