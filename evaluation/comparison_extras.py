@@ -30,7 +30,7 @@ def extra_tables(rows: Sequence[Row]) -> list[dict[str, Any]]:
     if sure:
         tables.append({
             "title": "Calibration: how far probabilities can be believed (lower is better)", "open": False,
-            "columns": [*(f"{name}{when}" for name in CALIBRATION.values() for when in ("", ", scaled")), "temperature"],
+            "columns": [*(f"{name}{w}" for name in CALIBRATION.values() for w in ("", ", scaled")), "temperature"],
             "rows": [{"name": _named(row), "cells": _calibration(row["extra"]["calibration"])} for row in sure],
         })  # fmt: skip
     return tables

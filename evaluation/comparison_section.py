@@ -1,6 +1,5 @@
 """The report's section of a comparison: who leads, from how few labels, on which classes, at what cost."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,7 @@ from evaluation.comparison_rows import (
 )
 from evaluation.comparison_studies import studies
 from evaluation.comparison_table import lead_table, leads_of
-from evaluation.report_words import NAMES, duration, figure, sentence, signed
-
+from evaluation.report_words import NAMES, duration, sentence, signed
 
 
 def comparison_section(out: Path, comparison: dict[str, Any], datasets: dict[str, Path]) -> dict[str, Any]:

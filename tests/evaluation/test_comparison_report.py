@@ -2,6 +2,7 @@
 
 import json
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,7 @@ def test_hostile_names_stay_text_in_cells_titles_and_charts(tmp_path: Path) -> N
         made.add("finetune", "<svg/onload=alert(4)>", fraction, [0], settings={evil: 1.0}, variant="")
         made.add("finetune", "<svg/onload=alert(4)>", fraction, [0], settings={evil: 2.0}, variant="")
     made.write(evil, [protocol("finetune", "single")], failed=[{"cell": evil, "error": evil}])
-    text, page = page_of(tmp_path / "out")
+    _, page = page_of(tmp_path / "out")
     known = {"html", "head", "meta", "title", "style", "body", "a", "main", "header", "h1", "h2", "h3", "h4", "h5", "p",
              "span", "div", "section", "nav", "ul", "li", "table", "thead", "tbody", "tr", "th", "td", "svg", "path",
              "text", "circle", "figure", "figcaption", "details", "summary", "strong", "dl", "dt", "dd", "img", "i",
@@ -114,7 +115,7 @@ def test_everything_that_scrolls_can_be_focused_and_headings_stand_in_order(sing
             assert attributes.get("aria-label")
     levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch(r"h[1-6]", tag)]
     assert levels[0] == 1 and levels.count(1) == 1
-    assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert all(after <= before + 1 for before, after in pairwise(levels))
     skip = next(attributes for tag, attributes in page.tags if tag == "a")
     ids = [attributes["id"] for _, attributes in page.tags if attributes.get("id")]
     assert skip["href"] == "#main" and len(ids) == len(set(ids))
@@ -209,7 +210,8 @@ def test_what_is_missing_is_left_out_and_what_is_damaged_is_one_line(tmp_path: P
     """Scores without intervals, floors without predictions, and folders that lead outside."""
     scores = {"purity": {"mean": 0.6, "low": None, "high": None, "values": [0.6], "std": None}}
     shared = {"protocol": "clusters", "variant": "", "settings": {}, "label_fraction": 1.0, "labelled_samples": 9,
-              "seeds": [0], "folders": ["../elsewhere"], "score": "purity", "scores": scores, "per_class": {}}  # fmt: skip
+              "seeds": [0], "folders": ["../elsewhere"], "score": "purity", "scores": scores,
+              "per_class": {}}  # fmt: skip
     ood = {"energy": {"auroc": 0.7, "aupr": 0.6, "fpr95": 0.5}}
     rows = [shared | {"encoder": "simclr", "floor": False, "extra": {"ood": ood}, "seconds": {"all": 3.0}},
             shared | {"encoder": "image statistics", "floor": True}]  # fmt: skip
