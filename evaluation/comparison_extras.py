@@ -14,7 +14,7 @@ CALIBRATION = {"ece": "ECE", "brier": "Brier", "nll": "log loss"}
 
 def extra_tables(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Tables of `extra.ood`, one a measure with a column a score, and of `extra.calibration`; the first is shown."""
-    tables = []
+    tables: list[dict[str, Any]] = []
     judged = [row for row in rows if (row.get("extra") or {}).get("ood")]
     if judged:
         scores = list(dict.fromkeys(score for row in judged for score in row["extra"]["ood"]))

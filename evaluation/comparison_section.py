@@ -93,7 +93,7 @@ def _cost(comparison: dict[str, Any], protocols: list[dict[str, Any]]) -> dict[s
     if not rows:
         return None
     names = [protocol["name"] for protocol in protocols]
-    lines = []
+    lines: list[dict[str, Any]] = []
     for name in dict.fromkeys(identity(row) for row in rows):
         own = [row for row in rows if identity(row) == name]
         before = max(float(row["seconds"].get("pretraining") or 0) for row in own)

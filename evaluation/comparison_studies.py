@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from evaluation.comparison_charts import STYLES, Line, band_chart, key
+from evaluation.comparison_charts import STYLES, band_chart, key, line_of
 from evaluation.comparison_rows import (
     Row,
     identity,
@@ -84,7 +84,7 @@ def _axis(rows: Sequence[Row], knob: str) -> dict[str, Any] | None:
         own = sorted(own, key=lambda row: places[_hashable(row["settings"][knob])])
         found = [main_score(row) for row in own]
         xs = [places[_hashable(row["settings"][knob])] for row in own]
-        lines.append(Line(name, xs, *([f[k] for f in found] for k in ("mean", "low", "high")), style))
+        lines.append(line_of(name, xs, found, style))
     score = NAMES.get(points[0]["score"], points[0]["score"].replace("_", " "))
     told_values = {places[value]: value_told(value) for value in values}
     svg = band_chart(lines, told_values, knob, score, log=log)

@@ -28,7 +28,9 @@ HOSTILE = ['<img src=x onerror="alert(1)">', "a\"b'><script>alert(2)</script>", 
 @pytest.fixture(scope="module")
 def single(tmp_path_factory: pytest.TempPathFactory) -> Path:
     failed = [{"cell": "finetune, byol, seed 1", "error": "the features collapsed <b>"}]
-    return few_labels(tmp_path_factory.mktemp("single") / "out", "single", HOSTILE, failed=failed, seeds=(0, 1, 2), samples=160)
+    return few_labels(
+        tmp_path_factory.mktemp("single") / "out", "single", HOSTILE, failed=failed, seeds=(0, 1, 2), samples=160
+    )
 
 
 def page_of(folder: Path) -> tuple[str, Page]:
