@@ -38,6 +38,11 @@ class Line:
     style: int
 
 
+def line_of(name: str, xs: Sequence[float], found: Sequence[Mapping[str, float]], style: int) -> Line:
+    """A line through scores or differences of `mean`, `low` and `high`."""
+    return Line(name, xs, [f["mean"] for f in found], [f["low"] for f in found], [f["high"] for f in found], style)
+
+
 def band_chart(
     lines: Sequence[Line], x_ticks: Mapping[float, str], x_label: str, y_label: str, *, log: bool, zero: bool = False
 ) -> str:

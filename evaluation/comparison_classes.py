@@ -34,11 +34,11 @@ def per_class(rows: Sequence[Row], best: Row | None, beside: Row | None) -> dict
     values = [row["per_class"].get(measure, {}) for row in chosen]
     lines = []
     for name in dict.fromkeys(name for held in values for name in held):
-        pair = [row["per_class"].get(measure, {}).get(name) if row else None for row in (beside, best)]
+        low, high = ((row["per_class"].get(measure, {}).get(name) if row else None) for row in (beside, best))
+        ahead = high - low if low is not None and high is not None else None
         lines.append({
             "name": name, "short": short_name(name), "cells": [held.get(name) for held in values],
-            "difference": signed(pair[1] - pair[0]) if None not in pair else None,
-            "ahead": pair[1] - pair[0] if None not in pair else 0.0,
+            "difference": None if ahead is None else signed(ahead), "ahead": ahead or 0.0,
         })  # fmt: skip
     return {
         "title": f"{sentence(NAMES.get(measure, measure))} of each class, {labels_told(rows[:1])}", "rows": lines,

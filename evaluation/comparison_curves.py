@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from evaluation.comparison_charts import STYLES, Line, band_chart, key
+from evaluation.comparison_charts import STYLES, band_chart, key, line_of
 from evaluation.comparison_rows import Row, best_floor, identity, is_baseline, lead, main_score, told
 from evaluation.report_words import percent, safe, sentence
 
@@ -28,11 +28,10 @@ def curves(
             continue
         found = [main_score(row) for row in own]
         xs = [row["label_fraction"] for row in own]
-        lines.append(Line(told(own[0]), xs, *([f[k] for f in found] for k in ("mean", "low", "high")), number))
+        lines.append(line_of(told(own[0]), xs, found, number))
         ahead = [(row["label_fraction"], held) for row in own if (held := _ahead_of(row, rows))]
         if ahead:
-            leads.append(Line(told(own[0]), [x for x, _ in ahead],
-                              *([held[k] for _, held in ahead] for k in ("mean", "low", "high")), number))  # fmt: skip
+            leads.append(line_of(told(own[0]), [x for x, _ in ahead], [held for _, held in ahead], number))
     ticks = {fraction: percent(fraction) for fraction in fractions}
     to = comparison.get("baseline") if any(row.get("to_baseline") for row in rows) else "the best floor"
     first = safe(band_chart(lines, ticks, "labels", score, log=True))

@@ -1,6 +1,5 @@
 """The report's section of a comparison: who leads, from how few labels, on which classes, at what cost."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from evaluation.comparison_classes import confusions, per_class
 from evaluation.comparison_curves import curves
 from evaluation.comparison_examples import examples
+from evaluation.comparison_extras import extra_tables, run_pictures
 from evaluation.comparison_rows import (
     Row,
     contest,
@@ -22,9 +22,7 @@ from evaluation.comparison_rows import (
 )
 from evaluation.comparison_studies import studies
 from evaluation.comparison_table import lead_table, leads_of
-from evaluation.report_words import NAMES, duration, figure, sentence, signed
-
-OOD_COLUMNS = {"auroc": "AUROC", "aupr": "AUPR", "fpr95": "FPR at 95 % accepted"}
+from evaluation.report_words import NAMES, duration, sentence, signed
 
 
 def comparison_section(out: Path, comparison: dict[str, Any], datasets: dict[str, Path]) -> dict[str, Any]:
@@ -83,35 +81,19 @@ def _protocol(
         "confusions": confusions(out, [row for row in (beside, best) if row]),
         "examples": examples(out, best, beside, datasets) if best and beside else None,
         "studies": studies(out, comparison, rows),
-        "ood": _ood(shown, order),
+        "extras": extra_tables([row for name in order for row in shown if identity(row) == name]),
+        "pictures": run_pictures(out, best or beside),
         "verdict": _verdict(protocol, best, beside, comparison, rows, score),
     }  # fmt: skip
 
 
-def _ood(rows: Sequence[Row], order: Sequence[str]) -> list[dict[str, Any]]:
-    """Of rows with `extra.ood`: a table a row, how well each score tells samples from outside."""
-    tables = []
-    for name in order:
-        for row in (row for row in rows if identity(row) == name):
-            found = (row.get("extra") or {}).get("ood") or {}
-            if found:
-                columns = [c for c in OOD_COLUMNS if any(c in held for held in found.values())]
-                tables.append({
-                    "title": f"{told(row)}, {labels_told([row])}", "columns": [OOD_COLUMNS[c] for c in columns],
-                    "rows": [{"name": measure.replace("_", " "),
-                              "cells": [figure(held.get(c, math.nan)) for c in columns]}
-                             for measure, held in found.items()],
-                })  # fmt: skip
-    return tables
-
-
 def _cost(comparison: dict[str, Any], protocols: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """Seconds a (encoder, protocol): pretraining once, then what came on top."""
+    """Of each encoder, seconds of one seed: of its pretraining, and of each protocol over its label fractions."""
     rows = [row for row in comparison["rows"] if not row.get("floor") and row.get("seconds")]
     if not rows:
         return None
     names = [protocol["name"] for protocol in protocols]
-    lines = []
+    lines: list[dict[str, Any]] = []
     for name in dict.fromkeys(identity(row) for row in rows):
         own = [row for row in rows if identity(row) == name]
         before = max(float(row["seconds"].get("pretraining") or 0) for row in own)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from evaluation.comparison_charts import STYLES, Line, band_chart, key
+from evaluation.comparison_charts import STYLES, band_chart, key, line_of
 from evaluation.comparison_rows import (
     Row,
     identity,
@@ -44,12 +44,13 @@ def _study(out: Path, comparison: dict[str, Any], encoder: str, rows: Sequence[R
         base = next((row for row in own if identity(row) == identity(reference)), None)
         lines = []
         for row in own:
-            line = row | {"shown_as": _point(row) if row is not base else "the recipe as it is" if is_plain(row)
-                          else f"{_point(row)} (held against)"}  # fmt: skip
+            line = row | {"shown_as": _point(row)}
+            if row is base:
+                line["shown_as"] = _as_it_is(row) if is_plain(row) else f"{_point(row)} (held against)"
             if base is not None and row is not base and not lead(row.get("to_recipe")):
                 line["to_recipe"] = paired(out, row, base)
             lines.append(line)
-        lines.sort(key=lambda line: line["shown_as"] != "the recipe as it is")
+        lines.sort(key=lambda line: identity(line) != identity(reference))
         shown += lines
         groups.append({"title": labels_told(own), "rows": lines})
     table = lead_table(groups, comparison, shown, {"recipe": "difference to " + ("the recipe" if is_plain(reference)
@@ -83,7 +84,7 @@ def _axis(rows: Sequence[Row], knob: str) -> dict[str, Any] | None:
         own = sorted(own, key=lambda row: places[_hashable(row["settings"][knob])])
         found = [main_score(row) for row in own]
         xs = [places[_hashable(row["settings"][knob])] for row in own]
-        lines.append(Line(name, xs, *([f[k] for f in found] for k in ("mean", "low", "high")), style))
+        lines.append(line_of(name, xs, found, style))
     score = NAMES.get(points[0]["score"], points[0]["score"].replace("_", " "))
     told_values = {places[value]: value_told(value) for value in values}
     svg = band_chart(lines, told_values, knob, score, log=log)
@@ -99,6 +100,11 @@ def _point(row: Row) -> str:
     if row.get("variant"):
         return f"{row['variant']}: {what}" if what and what != row["variant"] else str(row["variant"])
     return what or told(row)
+
+
+def _as_it_is(row: Row) -> str:
+    settings = settings_told(row.get("settings") or {})
+    return f"{settings} (the recipe as it is)" if settings else "the recipe as it is"
 
 
 def _hashable(value: Any) -> Any:

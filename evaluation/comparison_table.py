@@ -23,7 +23,8 @@ def lead_table(
     second = [name for name in SECOND if any(name in r["scores"] and name != r["score"] for r in shown)][:2]
     drawn = []
     for group in groups:
-        highest = max((main_score(row)["mean"] for row in group["rows"] if not row.get("floor")), default=0.0)
+        means = [main_score(row)["mean"] for row in group["rows"] if not row.get("floor")]
+        highest = max(means) if len(means) > 1 else math.inf
         lines = []
         for row in group["rows"]:
             score, leads = main_score(row), leads_of(row, rows)
@@ -32,7 +33,7 @@ def lead_table(
                 "name": row.get("shown_as") or told(row), "role": role,
                 "mean": figure(score["mean"]), "interval": _bounds(score["low"], score["high"]),
                 "strip": safe(strip(score["low"], score["mean"], score["high"], span, role)),
-                "best": not role and score["mean"] == highest and len(group["rows"]) > 1,
+                "best": role != "floor" and score["mean"] == highest,
                 "seeds": len(row.get("seeds", [])),
                 "second": [figure(row["scores"].get(name, {}).get("mean", math.nan)) for name in second],
                 "leads": {name: _lead_cell(leads.get(name)) for name in differences},

@@ -157,8 +157,7 @@ def finetuning_section(runs: list[Run], datasets: dict[str, Path]) -> dict[str, 
     if compared:
         means = {start: float(np.mean([test[score] for test in tests])) for start, tests in starts.items() if tests}
         ahead = [
-            (f"{STARTS[start]} " if len(means) > 2 else "")
-            + _ahead(mean - means["scratch"], "the start from scratch")
+            (f"{STARTS[start]} " if len(means) > 2 else "") + _ahead(mean - means["scratch"], "the start from scratch")
             for start, mean in means.items()
             if start != "scratch"
         ]

@@ -55,14 +55,13 @@ class Found:
             return not any(folder.resolve().is_relative_to(other) for other in whole)
 
         def once(runs: list[Run]) -> list[Run]:
-            return list({folder.resolve(): (folder, content) for folder, content in runs}.values())
+            return list({folder.resolve(): (folder, content) for folder, content in runs if alone(folder)}.values())
 
         pretraining = {folder.resolve(): folder for folder in self.pretraining if alone(folder)}
         return Found(
-            list({folder.resolve(): folder for folder in self.shards}.values()), once(self.comparisons),
-            list(pretraining.values()),
-            *(once([run for run in runs if alone(run[0])]) for runs in (self.probes, self.finetuning, self.studies)),
-            self.stages,
+            list({folder.resolve(): folder for folder in self.shards}.values()),
+            list({folder.resolve(): (folder, content) for folder, content in self.comparisons}.values()),
+            list(pretraining.values()), once(self.probes), once(self.finetuning), once(self.studies), self.stages,
         )  # fmt: skip
 
 

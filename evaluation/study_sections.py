@@ -97,7 +97,7 @@ def _ood_section(runs: Sequence[Run]) -> dict[str, Any]:
     for name, (folder, content) in zip(names, runs, strict=True):
         for measure, found in content["ood"].items():
             low, high = found.get("auroc_95") or (float("nan"), float("nan"))
-            verdict = "no better than chance" if low <= 0.5 <= high else "misled" if high < 0.5 else ""
+            verdict = "not told from chance" if low <= 0.5 <= high else "misled" if high < 0.5 else ""
             floors = [floor["ood"][measure]["auroc"] for floor in (content.get("floors") or {}).values()
                       if measure in (floor.get("ood") or {})]  # fmt: skip
             rows.append({

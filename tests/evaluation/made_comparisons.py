@@ -74,9 +74,9 @@ class Maker:
         skill = (SKILL.get(encoder, 1.2) + better) * (0.55 + 0.45 * (1 + np.log10(fraction) / 2.5))
         runs, tests, folders = [self.predictions(skill, seed) for seed in seeds], [], []
         points = [variant] if variant else [f"{value}" for value in (settings or {}).values()]
-        key = "--".join([encoder, *points])
+        key = re.sub(r"\W+", "-", "--".join([encoder, *points])).strip("-")
         for seed, run in zip(seeds, runs, strict=True):
-            folder = Path("runs", protocol, re.sub(r"\W+", "-", key).strip("-"), f"fraction-{fraction:g}", f"seed-{seed}")
+            folder = Path("runs", protocol, key, f"fraction-{fraction:g}", f"seed-{seed}")
             (self.out / folder).mkdir(parents=True, exist_ok=True)
             save_predictions(self.out / folder, run.keys, run.truth, run.scores, run.kind, run.classes)
             test = self._test(run)
