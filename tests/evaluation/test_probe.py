@@ -116,6 +116,15 @@ def test_image_statistics_of_a_large_batch_are_those_of_small_ones() -> None:
     assert torch.equal(image_statistics(views)[15:], image_statistics(views[15:]))
 
 
+def test_features_that_are_no_numbers_are_refused() -> None:
+    class Batch:
+        views = [torch.full((2, 3, 8, 8), torch.nan)]
+        labels = torch.zeros(2)
+
+    with pytest.raises(BandstreamError, match="features are not finite"):
+        extract([Batch()], image_statistics)
+
+
 def test_features_are_frozen_and_in_the_order_of_the_batches() -> None:
     class Batch:
         def __init__(self, number: int) -> None:
