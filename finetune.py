@@ -195,7 +195,8 @@ def finetune(
                 step += 1
             values = {"loss": loss.item(), "lr": float(rates[step - 1]) * plateau.factor}
             if not np.isfinite(values["loss"]):
-                raise BandstreamError(f"the loss is no finite number at step {step}: lower --lr (now {recipe.lr:g})")
+                cure = f"lower --lr (now {recipe.lr:g}), or look for pixels that are no numbers"
+                raise BandstreamError(f"the loss is no finite number at step {step}: {cure}")
             if step - validated >= recipe.validate_steps or epoch + 1 == recipe.epochs:
                 validated = step
                 scores = score_model(model, held_out["val"], kind, classes, device, half)

@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from shards.errors import BandstreamError
+
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 PIXELS = 1 << 23
 """Of whose quantiles `torch.quantile` is asked at once: it refuses more than 16 million."""
@@ -45,7 +47,10 @@ def extract(batches: Iterable[Any], features: Features) -> tuple[np.ndarray, np.
 
 
 def extract_all(batches: Iterable[Any], functions: Sequence[Features]) -> tuple[list[np.ndarray], np.ndarray]:
-    """As `extract`, of several functions over the same views, made once. Labels are (n, 0) where none came."""
+    """As `extract`, of several functions over the same views, made once. Labels are (n, 0) where none came.
+
+    Raises BandstreamError where a feature is not a finite number.
+    """
     found: list[list[np.ndarray]] = [[] for _ in functions]
     labels = []
     for batch in batches:
@@ -53,4 +58,10 @@ def extract_all(batches: Iterable[Any], functions: Sequence[Features]) -> tuple[
             parts.append(features(batch.views[0]).float().numpy(force=True))
         none = np.empty((len(batch.views[0]), 0), np.float32)
         labels.append(none if batch.labels is None else batch.labels.numpy())
-    return [np.concatenate(parts) for parts in found], np.concatenate(labels)
+    whole = [np.concatenate(parts) for parts in found]
+    if not all(np.isfinite(features).all() for features in whole):
+        raise BandstreamError(
+            "features are not finite numbers: the pictures hold pixels that are none, or the encoder is damaged: "
+            "run `bandstream verify`"
+        )
+    return whole, np.concatenate(labels)

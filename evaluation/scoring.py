@@ -60,6 +60,11 @@ def _parts(
         for batch in batches:
             with torch.autocast(device.type, torch.bfloat16, enabled=half):
                 logits = model(batch.views[0].to(device, memory_format=torch.channels_last)).float()
+            if not logits.isfinite().all():
+                raise BandstreamError(
+                    "a model's outputs are not finite numbers: its pictures hold pixels that are none, or it diverged: "
+                    "run `bandstream verify`, or lower --lr"
+                )
             if kind == "segment":
                 tables = _pairs(batch.mask.to(device), logits.argmax(1), classes).cpu().numpy()
                 yield np.empty((len(tables), 0), np.uint8), tables

@@ -1,5 +1,7 @@
 """Probes against scikit-learn and naive loops; what they choose, they choose without the test split."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -114,6 +116,12 @@ def test_image_statistics_equal_numpy() -> None:
 def test_image_statistics_of_a_large_batch_are_those_of_small_ones() -> None:
     views = torch.randn(20, 4, 512, 512, generator=torch.Generator().manual_seed(0))  # 21 million pixels
     assert torch.equal(image_statistics(views)[15:], image_statistics(views[15:]))
+
+
+def test_features_that_are_no_numbers_are_refused() -> None:
+    batch = SimpleNamespace(views=[torch.full((2, 3, 8, 8), torch.nan)], labels=torch.zeros(2))
+    with pytest.raises(BandstreamError, match="features are not finite"):
+        extract([batch], image_statistics)
 
 
 def test_features_are_frozen_and_in_the_order_of_the_batches() -> None:

@@ -49,6 +49,14 @@ def test_scores_over_batches_are_those_over_the_whole() -> None:
     assert np.array_equal(truth, index.numpy()) and found == pytest.approx(scores.softmax(1).numpy())
 
 
+@pytest.mark.parametrize("kind", ["single", "multilabel", "segment"])
+def test_pictures_with_pixels_that_are_no_numbers_are_one_line(kind: str) -> None:
+    views = torch.zeros(2, 3, 8, 8)
+    views[1, 0, 3, 3] = torch.nan
+    with pytest.raises(BandstreamError, match="outputs are not finite"):
+        score_model(torch.nn.Conv2d(3, 4, 1), [Batch([views])], kind, list("abcd"), torch.device("cpu"), half=False)
+
+
 def test_a_split_without_truth_and_a_mask_of_another_class_are_one_line() -> None:
     dense, classes, cpu = torch.nn.Conv2d(3, 4, 1), list("abcd"), torch.device("cpu")
     for value, said in ((255, "the test split knows no class of soil"), (4, "holds the class 4, of 4 from 0 on")):
