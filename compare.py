@@ -2,7 +2,7 @@
 
     bandstream compare SPEC.toml --out DIR                 run what is not finished; tables and a report at the end
     bandstream compare SPEC.toml --out DIR --dry-run       list the runs, and which of them are finished
-    bandstream compare SPEC.toml --out DIR --shards DST    on another set than the spec names
+    bandstream compare SPEC.toml --out DIR --shards DST    on another set than its own (--set NAME=DST: its others)
 
 A spec says (evaluation/comparison/spec.py; examples in recipes/compare):
 
@@ -53,14 +53,19 @@ from cli import run
 @click.argument("spec_file", metavar="SPEC.toml", type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder of all of it.")
 @click.option("--shards", help="A folder or URL, instead of the spec's.")
+@click.option("--set", "sets", multiple=True, metavar="NAME=SHARDS", help="Where a set lies that the spec speaks of.")
 @click.option("--dry-run", is_flag=True, help="List the runs and what is finished; nothing is written.")
 @click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
 @click.option("--threads", type=click.IntRange(1), help="CPU threads  [default: all]")
-def main(spec_file: Path, out: Path, shards: str | None, dry_run: bool, device: str, threads: int | None) -> None:
+def main(spec_file: Path, out: Path, shards: str | None, sets: tuple[str, ...], dry_run: bool, device: str,
+         threads: int | None) -> None:  # fmt: skip
     """Pretrain, fine-tune and evaluate what SPEC.toml says, and write tables and a report of it."""
     from evaluation.comparison.spec import read_spec
 
-    spec = read_spec(spec_file, shards)  # before torch is imported, which takes its time
+    if wrong := [given for given in sets if not all(given.partition("="))]:
+        raise click.UsageError(f"--set {wrong[0]}: say NAME=SHARDS")
+    named = dict(given.split("=", 1) for given in sets)
+    spec = read_spec(spec_file, shards, named)  # before torch is imported, which takes its time
 
     import torch
 
@@ -178,8 +183,8 @@ def conclude(spec: Any, grid: Any, out: Path, failed: list[dict[str, str]]) -> s
     """Write comparison.json, the tables, figures and the report; returns what there is to say of them."""
     from evaluation.comparison.files import write_tables
     from evaluation.comparison.table import FILE, compare_runs
-    from evaluation.comparison_figures import write_figures
-    from evaluation.report import write_report
+    from evaluation.report.comparison.figures import write_figures
+    from evaluation.report.page import write_report
     from shards import atomic
 
     compared = compare_runs(spec.title, spec.baseline, grid, out, failed)

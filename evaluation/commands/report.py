@@ -14,7 +14,7 @@ def report(paths: tuple[Path, ...], title: str, out: Path) -> None:
 
     Each PATH is a run (of train, evaluate or finetune), a shard set, or a folder that holds such.
     """
-    from evaluation.report import write_report
+    from evaluation.report.page import write_report
 
     write_report(paths, out, title)
     click.echo(f"{out}: {out.stat().st_size / 1e6:.1f} MB, all in one file")

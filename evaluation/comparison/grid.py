@@ -35,6 +35,8 @@ class Encoder:
     recipe: Any
     every_seed: bool
     shards: str
+    baseline: str | None
+    """Whom its differences are to, where that is not the comparison's."""
 
     @property
     def told(self) -> str:
@@ -145,10 +147,22 @@ def _encoders(path: Path, name: str, table: EncoderTable, shards: str) -> list[E
     file = table.pretrain if table.pretrain is not None else table.supervised
     source = table.encoder if table.how == "scratch" else table.run
     if file is None:
-        return [Encoder(name, name, "", {}, True, table.how, source, None, False, shards)]
+        return [Encoder(name, name, "", {}, True, table.how, source, None, False, shards, table.baseline)]
     kind: type[Recipe] = Pretraining if table.how == "pretrain" else FineTuning
     return [
-        Encoder(name, key, variant, settings, plain, table.how, None, recipe, table.every_seed, table.shards or shards)
+        Encoder(
+            name,
+            key,
+            variant,
+            settings,
+            plain,
+            table.how,
+            None,
+            recipe,
+            table.every_seed,
+            table.shards or shards,
+            table.baseline,
+        )
         for key, variant, settings, plain, recipe in _points(path, place, table.how, name, file, table, kind)
     ]
 

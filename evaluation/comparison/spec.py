@@ -67,6 +67,8 @@ class EncoderTable(Table):
     """Pretrained on this set instead of the one that is compared on."""
     every_seed: bool = False
     """Pretrained once for each of the seeds, instead of once."""
+    baseline: str | None = None
+    """The encoder that its paired differences are to, where that is another than the comparison's."""
 
     @model_validator(mode="after")
     def _one_way(self) -> "EncoderTable":
@@ -156,6 +158,8 @@ class Spec(BaseModel):
     seeds: tuple[Seed, ...] = (0,)
     label_fractions: tuple[Fraction, ...]
     baseline: str | None = None
+    sets: dict[str, str] = {}
+    """Name → a folder or URL, by which the file speaks of further shard sets."""
     encoders: dict[str, EncoderTable]
     protocols: dict[str, ProtocolTable]
 
@@ -171,6 +175,9 @@ class Spec(BaseModel):
         _lists(self, "")
         if self.baseline is not None:
             _known(self.baseline, self.encoders, "baseline", "encoder")
+        for name, table in self.encoders.items():
+            if table.baseline is not None:
+                _known(table.baseline, self.encoders, f"encoders.{name}.baseline", "encoder")
         for name, protocol in self.protocols.items():
             for encoder in protocol.encoders or ():
                 _known(encoder, self.encoders, f"protocols.{name}.encoders", "encoder")
@@ -180,8 +187,11 @@ class Spec(BaseModel):
         return self
 
 
-def read_spec(path: Path, shards: str | None = None) -> Spec:
-    """The file, with `shards` over its own. Raises BandstreamError naming the file and what is wrong with which key."""
+def read_spec(path: Path, shards: str | None = None, sets: Mapping[str, str] = {}) -> Spec:
+    """The file, with `shards` and `sets` over its own, and sets by name resolved.
+
+    Raises BandstreamError naming the file and what is wrong with which key.
+    """
     try:
         content = tomllib.loads(path.read_text())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -190,10 +200,35 @@ def read_spec(path: Path, shards: str | None = None) -> Spec:
         content["shards"] = shards
     if "shards" not in content:
         raise BandstreamError(f"{path}: shards: no set is named: add shards = SHARDS, or give --shards")
+    if sets:
+        content["sets"] = content.get("sets", {}) | sets
     try:
-        return Spec.model_validate(content)
+        return _resolved(Spec.model_validate(content), path, sets)
     except ValidationError as error:
         raise BandstreamError(f"{path}: {'; '.join(map(_told, error.errors(include_url=False)))}") from None
+
+
+def _resolved(spec: Spec, path: Path, given: Mapping[str, str]) -> Spec:
+    """The spec with the places of sets instead of their names. Raises BandstreamError on a given one that none is."""
+    named = [spec.shards, *(table.shards for table in spec.encoders.values()),
+             *(table.options.against for table in spec.protocols.values())]  # fmt: skip
+    if unknown := sorted(given.keys() - set(named)):
+        raise BandstreamError(f"{path}: no encoder or protocol speaks of a set {unknown[0]!r}: see --set")
+    place = {**{name: name for name in named if name}, **spec.sets}
+
+    def encoder(table: EncoderTable) -> EncoderTable:
+        return table.model_copy(update={"shards": place[table.shards]} if table.shards else {})
+
+    def protocol(table: ProtocolTable) -> ProtocolTable:
+        against = table.options.against
+        options = table.options.model_copy(update={"against": place[against]} if against else {})
+        return table.model_copy(update={"options": options})
+
+    return spec.model_copy(update={
+        "shards": place[spec.shards],
+        "encoders": {name: encoder(table) for name, table in spec.encoders.items()},
+        "protocols": {name: protocol(table) for name, table in spec.protocols.items()},
+    })  # fmt: skip
 
 
 def dotted(knobs: Mapping[str, Any], place: str = "") -> Knobs:

@@ -41,7 +41,8 @@ def compare_runs(
     """All that comparison.json holds. Intervals are BCa over test samples and seeds (`evaluation.intervals`)."""
     rows: list[dict[str, Any]] = []
     protocols, scores = [], {}
-    whose = baseline_of(grid, baseline)
+    whose = {one.key: baseline_of(grid, one.baseline or baseline) for one in grid.encoders}
+    common = baseline_of(grid, baseline)
     for protocol in grid.protocols:
         own: list[dict[str, Any]] = []
         task, kind = protocol.recipe and protocol.recipe.task, None
@@ -54,8 +55,9 @@ def compare_runs(
                           "of": protocol.of and protocol.of.name, "settings": protocol.settings})  # fmt: skip
         rows += own
     return {
-        "format_version": 1, "title": title, "score": scores, "baseline": whose and whose.name, "protocols": protocols,
-        "rows": rows, "failed": failed, "seconds": sum(_seconds(out, cell) for cell in grid.cells),
+        "format_version": 1, "title": title, "score": scores, "baseline": common and common.name,
+        "protocols": protocols, "rows": rows, "failed": failed,
+        "seconds": sum(_seconds(out, cell) for cell in grid.cells),
     }  # fmt: skip
 
 
@@ -66,7 +68,7 @@ def baseline_of(grid: Grid, name: str | None) -> Encoder | None:
 
 
 def _rows(
-    protocol: Protocol, fraction: float, grid: Grid, out: Path, baseline: Encoder | None
+    protocol: Protocol, fraction: float, grid: Grid, out: Path, whose: dict[str, Encoder | None]
 ) -> tuple[list[dict[str, Any]], tuple[Any, Any] | None]:
     """Of one protocol at one label fraction: encoders in the grid's order, then floors, each once; task and kind."""
     told_kind = None
@@ -86,6 +88,7 @@ def _rows(
             "protocol": protocol.name, "encoder": encoder.name, "variant": encoder.variant,
             "settings": encoder.settings, "plain": encoder.plain, "floor": False, **_of_runs(fraction, runs),
         }  # fmt: skip
+        baseline = whose[encoder.key]
         against = found.get(baseline.key) if baseline and encoder is not baseline else None
         if against and (lead := _lead(runs, against, row["score"])):
             row["to_baseline"] = {"baseline": baseline.name if baseline else "", **lead}

@@ -15,7 +15,7 @@ from evaluation.intervals import interval
 from evaluation.metrics import multilabel
 from evaluation.predictions import load_predictions
 from evaluation.probe import knn
-from evaluation.report import write_report
+from evaluation.report.page import write_report
 from evaluation.runs import discover
 from models.encoder import build_encoder
 from models.export import EncoderBand, save_encoder

@@ -9,18 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evaluation.comparison_charts import Line, band_chart
-from evaluation.comparison_examples import rightness
-from evaluation.comparison_figures import write_figures
-from evaluation.comparison_rows import paired, verdict
 from evaluation.intervals import difference
 from evaluation.predictions import Predictions, load_predictions
-from evaluation.report import write_report
+from evaluation.report.comparison.charts import Line, band_chart
+from evaluation.report.comparison.examples import rightness
+from evaluation.report.comparison.figures import write_figures
+from evaluation.report.comparison.rows import paired, verdict
+from evaluation.report.page import write_report
 from evaluation.runs import discover, times
 from shards.errors import BandstreamError
 from shards.manifest import Manifest
-from tests.evaluation.made_comparisons import Maker, axis_study, few_labels, protocol
-from tests.evaluation.test_report import Page
+from tests.evaluation.report.made_comparisons import Maker, axis_study, few_labels, protocol
+from tests.evaluation.report.test_page import Page
 
 HOSTILE = ['<img src=x onerror="alert(1)">', "a\"b'><script>alert(2)</script>", "$x_1$ & <b>", "_under"]
 

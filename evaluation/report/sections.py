@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.charts import line_chart
 from evaluation.pictures import contact_sheet, png, short_name
-from evaluation.report_words import NAMES, duration, percent, picture, safe
+from evaluation.report.charts import line_chart
+from evaluation.report.words import NAMES, duration, percent, picture, safe
 from evaluation.runs import STARTS, Run, is_pretrained, label, origin, read_json
 from shards.shardset import ShardSet
 from training.monitor import METRICS, read_metrics

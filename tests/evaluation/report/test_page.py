@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evaluation.report import write_report
+from evaluation.report.page import write_report
 from evaluation.runs import discover
 from shards.errors import BandstreamError
 from shards.manifest import Manifest
@@ -142,8 +142,8 @@ def test_wrong_paths_are_one_line(tmp_path: Path, folder: Path) -> None:
 
 def test_report_is_written_without_torch(folder: Path, tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from evaluation.report import write_report;"
+        "import sys; from pathlib import Path; from evaluation.report.page import write_report;"
         f"write_report([Path({str(folder)!r})], Path({str(tmp_path / 'r.html')!r}), 't');"
         "sys.exit('torch' in sys.modules)"
     )
-    assert run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False).returncode == 0
+    assert run([sys.executable, "-c", code], cwd=Path(__file__).parents[3], check=False).returncode == 0

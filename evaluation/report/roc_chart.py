@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from html import escape
 
-from evaluation.comparison_charts import MARKS, Line
+from evaluation.report.comparison.charts import MARKS, Line
 
 SIDE, LEFT, TOP, BOTTOM = 300, 44, 10, 44
 

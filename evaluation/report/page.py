@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from evaluation.comparison_section import comparison_section
-from evaluation.report_sections import dataset_section, finetuning_section, pretraining_section, probes_section
+from evaluation.report.comparison.section import comparison_section
+from evaluation.report.sections import dataset_section, finetuning_section, pretraining_section, probes_section
+from evaluation.report.studies import calibration_section, study_section
 from evaluation.runs import Found, Run, discover, grouped, read_json, times
-from evaluation.study_sections import calibration_section, study_section
 from shards import atomic
 from shards.errors import BandstreamError
 from shards.manifest import CREATED_BY, FILE
@@ -39,7 +39,7 @@ def write_report(paths: Sequence[Path], out: Path, title: str) -> None:
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    page = environment.get_template("report.html").render(
+    page = environment.get_template("page.html").render(
         title=title,
         version=CREATED_BY,
         date=f"{datetime.now(UTC):%d %B %Y, %H:%M} UTC",

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from evaluation.comparison_charts import STYLES, band_chart, key, line_of
-from evaluation.comparison_rows import (
+from evaluation.report.comparison.charts import STYLES, band_chart, key, line_of
+from evaluation.report.comparison.rows import (
     Row,
     identity,
     is_plain,
@@ -18,8 +18,8 @@ from evaluation.comparison_rows import (
     told,
     value_told,
 )
-from evaluation.comparison_table import lead_table
-from evaluation.report_words import NAMES, percent, safe, sentence
+from evaluation.report.comparison.table import lead_table
+from evaluation.report.words import NAMES, percent, safe, sentence
 
 SPREAD = 8.0
 """Values whose largest is so many times the smallest stand on a logarithmic axis."""

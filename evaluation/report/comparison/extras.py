@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from evaluation.comparison_rows import Row, told
-from evaluation.report_words import figure, percent, picture
-from evaluation.study_sections import PICTURES, SCORES
+from evaluation.report.comparison.rows import Row, told
+from evaluation.report.studies import PICTURES, SCORES
+from evaluation.report.words import figure, percent, picture
 
 OOD = {"auroc": "AUROC", "aupr": "AUPR, outside to be found", "fpr95": "FPR where 95 % of the set's own are accepted"}
 CALIBRATION = {"ece": "ECE", "brier": "Brier", "nll": "log loss"}

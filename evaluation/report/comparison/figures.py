@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from evaluation.comparison_classes import MEASURES, class_names
-from evaluation.comparison_rows import (
+from evaluation.figures import ACCENTS, bars_figure, confusion_axes, legend_name, panels
+from evaluation.report.comparison.classes import MEASURES, class_names
+from evaluation.report.comparison.rows import (
     Row,
     contest,
     identity,
@@ -17,8 +18,7 @@ from evaluation.comparison_rows import (
     ranked,
     told,
 )
-from evaluation.figures import ACCENTS, bars_figure, confusion_axes, legend_name, panels
-from evaluation.report_words import NAMES, percent, sentence
+from evaluation.report.words import NAMES, percent, sentence
 from evaluation.runs import COMPARISON, read_json
 from shards import atomic
 

@@ -4,9 +4,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from evaluation.comparison_charts import strip
-from evaluation.comparison_rows import Row, best_floor, is_baseline, lead, main_score, told, verdict
-from evaluation.report_words import NAMES, figure, safe, signed
+from evaluation.report.comparison.charts import strip
+from evaluation.report.comparison.rows import Row, best_floor, is_baseline, lead, main_score, told, verdict
+from evaluation.report.words import NAMES, figure, safe, signed
 
 SECOND = ("macro_f1", "micro_map", "nmi", "ari", "silhouette", "by_chance")
 """Scores that stand beside the one that is judged by, where a row has them."""

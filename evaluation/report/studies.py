@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.comparison_charts import STYLES, Line, key
-from evaluation.report_words import figure, percent, picture, safe
-from evaluation.roc_chart import roc_chart
+from evaluation.report.comparison.charts import STYLES, Line, key
+from evaluation.report.roc_chart import roc_chart
+from evaluation.report.words import figure, percent, picture, safe
 from evaluation.runs import Run, label
 
 COLUMNS = {

@@ -8,7 +8,7 @@ from typing import Any
 
 from evaluation.intervals import difference
 from evaluation.predictions import FILE, Predictions, load_predictions
-from evaluation.report_words import percent
+from evaluation.report.words import percent
 from shards.errors import BandstreamError
 
 Row = dict[str, Any]
@@ -70,8 +70,19 @@ def verdict(found: dict[str, float] | None) -> str:
     return "worse" if found["high"] < 0 else "not told apart"
 
 
+def baselines(comparison: dict[str, Any]) -> list[str]:
+    """Encoders that others are held against: the comparison's own, and those that single encoders have instead."""
+    own = [row["to_baseline"]["baseline"] for row in comparison["rows"] if row.get("to_baseline")]
+    return list(dict.fromkeys(name for name in (comparison.get("baseline"), *own) if name))
+
+
 def is_baseline(row: Row, comparison: dict[str, Any]) -> bool:
-    return not row.get("floor") and row["encoder"] == comparison.get("baseline") and is_plain(row)
+    return not row.get("floor") and row["encoder"] in baselines(comparison) and is_plain(row)
+
+
+def baseline_told(comparison: dict[str, Any]) -> str:
+    names = baselines(comparison)
+    return names[0] if len(names) == 1 else "each encoder's baseline"
 
 
 def best_floor(row: Row, rows: Sequence[Row]) -> str | None:
@@ -124,8 +135,10 @@ def contest(rows: Sequence[Row], comparison: dict[str, Any]) -> tuple[Row | None
     mean = lambda row: main_score(row)["mean"]  # noqa: E731
     rows = [row for row in rows if math.isfinite(mean(row))]
     others = [row for row in rows if not row.get("floor") and not is_baseline(row, comparison)]
-    beside = [row for row in rows if is_baseline(row, comparison)] or [row for row in rows if row.get("floor")]
-    return max(others, key=mean, default=None), max(beside, key=mean, default=None)
+    best = max(others, key=mean, default=None)
+    own = ((best or {}).get("to_baseline") or {}).get("baseline", comparison.get("baseline"))
+    beside = [row for row in rows if is_baseline(row, comparison) and own in (None, row["encoder"])]
+    return best, max(beside or [row for row in rows if row.get("floor")], key=mean, default=None)
 
 
 def ranked(rows: Sequence[Row]) -> list[str]:

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.comparison_rows import Row, labels_told, predictions, told
 from evaluation.intervals import align
 from evaluation.pictures import class_colours, colour_picture, mask_picture, png, short_name
 from evaluation.predictions import Predictions
-from evaluation.report_words import picture, signed
+from evaluation.report.comparison.rows import Row, labels_told, predictions, told
+from evaluation.report.words import picture, signed
 from evaluation.runs import read_json
 from evaluation.samples import sample_keys
 from shards.errors import BandstreamError

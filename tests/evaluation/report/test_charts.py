@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from evaluation.charts import line_chart, ticks
+from evaluation.report.charts import line_chart, ticks
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,18 @@
 from collections.abc import Sequence
 from typing import Any
 
-from evaluation.comparison_charts import STYLES, band_chart, key, line_of
-from evaluation.comparison_rows import Row, best_floor, identity, is_baseline, lead, main_score, told
-from evaluation.report_words import percent, safe, sentence
+from evaluation.report.comparison.charts import STYLES, band_chart, key, line_of
+from evaluation.report.comparison.rows import (
+    Row,
+    baseline_told,
+    best_floor,
+    identity,
+    is_baseline,
+    lead,
+    main_score,
+    told,
+)
+from evaluation.report.words import percent, safe, sentence
 
 
 def curves(
@@ -33,7 +42,7 @@ def curves(
         if ahead:
             leads.append(line_of(told(own[0]), [x for x, _ in ahead], [held for _, held in ahead], number))
     ticks = {fraction: percent(fraction) for fraction in fractions}
-    to = comparison.get("baseline") if any(row.get("to_baseline") for row in rows) else "the best floor"
+    to = baseline_told(comparison) if any(row.get("to_baseline") for row in rows) else "the best floor"
     first = safe(band_chart(lines, ticks, "labels", score, log=True))
     about = f"{sentence(score)} on the test split over the share of labels, with 95 % intervals."
     charts = [{"svg": first, "text": about}]

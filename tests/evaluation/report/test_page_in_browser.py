@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from evaluation.report import write_report
-from tests.evaluation.browser import Browser, browser, find_chromium
-from tests.evaluation.made_comparisons import few_labels
-from tests.evaluation.test_report import make_run, results
+from evaluation.report.page import write_report
+from tests.evaluation.report.browser import Browser, browser, find_chromium
+from tests.evaluation.report.made_comparisons import few_labels
+from tests.evaluation.report.test_page import make_run, results
 
 pytestmark = pytest.mark.skipif(find_chromium() is None, reason="no Chromium on PATH")
 

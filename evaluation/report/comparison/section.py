@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from evaluation.comparison_classes import confusions, per_class
-from evaluation.comparison_curves import curves
-from evaluation.comparison_examples import examples
-from evaluation.comparison_extras import extra_tables, run_pictures
-from evaluation.comparison_rows import (
+from evaluation.report.comparison.classes import confusions, per_class
+from evaluation.report.comparison.curves import curves
+from evaluation.report.comparison.examples import examples
+from evaluation.report.comparison.extras import extra_tables, run_pictures
+from evaluation.report.comparison.rows import (
     Row,
+    baseline_told,
     contest,
     identity,
     in_lead,
@@ -20,9 +21,9 @@ from evaluation.comparison_rows import (
     told,
     verdict,
 )
-from evaluation.comparison_studies import studies
-from evaluation.comparison_table import lead_table, leads_of
-from evaluation.report_words import NAMES, duration, sentence, signed
+from evaluation.report.comparison.studies import studies
+from evaluation.report.comparison.table import lead_table, leads_of
+from evaluation.report.words import NAMES, duration, sentence, signed
 
 
 def comparison_section(out: Path, comparison: dict[str, Any], datasets: dict[str, Path]) -> dict[str, Any]:
@@ -55,7 +56,6 @@ def _protocol(
 ) -> dict[str, Any]:
     shown = in_lead(rows)
     fractions = sorted({row["label_fraction"] for row in rows})
-    baseline = comparison.get("baseline")
     score = NAMES.get(rows[0]["score"], rows[0]["score"].replace("_", " "))
     order = ranked(shown)
     groups = [
@@ -65,7 +65,7 @@ def _protocol(
         for fraction in fractions
     ]  # fmt: skip
     table = lead_table(groups, comparison, rows, {
-        "baseline": f"difference to {baseline}", "floor": "difference to the best floor",
+        "baseline": f"difference to {baseline_told(comparison)}", "floor": "difference to the best floor",
     })  # fmt: skip
     few = [row for row in shown if row["label_fraction"] == fractions[0]]
     best, beside = contest(few, comparison)

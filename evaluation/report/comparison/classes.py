@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.comparison_rows import Row, identity, is_plain, labels_told, told
 from evaluation.pictures import short_name
-from evaluation.report_words import NAMES, sentence, signed
+from evaluation.report.comparison.rows import Row, identity, is_plain, labels_told, told
+from evaluation.report.words import NAMES, sentence, signed
 from evaluation.runs import read_json
 from shards.errors import BandstreamError
 
