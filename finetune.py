@@ -143,9 +143,8 @@ def finetune(
         view_size = info.view_size if encoder.library == "timm" else view_size  # what positions are made for
     model: Any = with_head(encoder, kind, len(classes), recipe.decoder, recipe.dropout)
     model = model.to(device, memory_format=torch.channels_last)
-    frequency = inverse_frequency(used.counts, len(used.subset) if kind == "multilabel" else None).to(device)
-    weights = frequency if recipe.class_weights == "inverse" else None
-    loss_of = build_loss(recipe.loss, kind, weights, recipe.focal_gamma)
+    inverse = inverse_frequency(used.counts, len(used.subset) if kind == "multilabel" else None).to(device)
+    loss_of = build_loss(recipe.loss, kind, inverse if recipe.class_weights == "inverse" else None, recipe.focal_gamma)
     layers = layer_groups(model.body)
     rated = learning_rate_groups(layers, model.rest, recipe.encoder_lr, recipe.layer_decay)
     optimiser = build_optimiser(rated, recipe.optimiser, recipe.weight_decay)

@@ -10,6 +10,7 @@ from torch import nn
 from shards.bands import PICTURE, SAME_LIGHT, SENTINEL2
 from shards.errors import BandstreamError
 
+_SAME_LIGHT = SAME_LIGHT | {band: colour for colour, band in SAME_LIGHT.items()}
 FALLBACKS = ("none", "wavelength", "zero")
 WAVELENGTH_LIMIT_NM = 60
 """A band stands in for another (`fallback="wavelength"`) where their central wavelengths are at most so far apart."""
@@ -81,7 +82,8 @@ def find_stem(net: nn.Module, in_channels: int, size: int) -> str:
 
 
 def match_bands(trained: Mapping[str, float], wanted: Sequence[str], fallback: str = "none") -> dict[str, list[str]]:
-    """Which trained bands (name → wavelength in nm) each wanted band takes its weights from.
+    """Which trained bands (name → wavelength in nm) each wanted band takes its weights from: the one of its name, or
+    that which sees the same light (a picture's red is B04, its green B03, its blue B02, and the other way round).
 
     `fallback` says what becomes of a band that was never seen: `none`, an error that names it; `wavelength`, the
     nearest trained band within WAVELENGTH_LIMIT_NM, or the error; `zero`, no weights, so it is not looked at until it
@@ -97,6 +99,8 @@ def match_bands(trained: Mapping[str, float], wanted: Sequence[str], fallback: s
         wavelength = wavelength_of(band)
         if band in trained:
             sources[band] = [band]
+        elif (same := _SAME_LIGHT.get(band)) in trained:
+            sources[band] = [same]
         elif fallback == "zero":
             sources[band] = []
         elif fallback == "wavelength" and wavelength is not None:

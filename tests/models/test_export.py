@@ -85,8 +85,8 @@ def test_bands_are_met_by_name(tmp_path):
 
 def test_a_band_it_never_saw_is_named(tmp_path):
     export(tmp_path)
-    with pytest.raises(BandstreamError, match="never saw B10, red: it was trained on B01"):
-        load_encoder(tmp_path, ["B02", "B10", "red"])
+    with pytest.raises(BandstreamError, match="never saw B10, pan: it was trained on B01"):
+        load_encoder(tmp_path, ["B02", "B10", "pan"])
 
 
 def test_folders_that_hold_no_encoder_are_told_apart(tmp_path):

@@ -173,7 +173,11 @@ def test_bands_that_were_never_seen_are_errors_or_stand_ins_within_the_limit():
     with pytest.raises(BandstreamError, match=r"B10 \(nearest is B11, 241 nm away\) within 60 nm"):
         match_bands(trained, L1C, "wavelength")
     assert match_bands(trained, ["B02", "B10"], "zero") == {"B02": ["B02"], "B10": []}
-    assert match_bands({"red": 665.0}, ["B04"], "wavelength") == {"B04": ["red"]}
+    assert match_bands({"red": 665.0}, ["B04"]) == {"B04": ["red"]}
+    assert match_bands({"B02": 492.0, "B04": 665.0}, ["red", "blue"]) == {"red": ["B04"], "blue": ["B02"]}
+    assert match_bands({"B04": 665.0, "red": 665.0}, ["red"]) == {"red": ["red"]}
+    with pytest.raises(BandstreamError, match="never saw green"):
+        match_bands({"B02": 492.0, "B04": 665.0}, ["red", "green"])
     for wanted, fallback, message in (
         (["B02", "thermal"], "wavelength", "never saw thermal"),
         (["B02", "B02"], "none", "once"),
