@@ -124,6 +124,7 @@ def write_small(folder: Path) -> None:
     knobs = 'knobs = { epochs = 1, batch_size = 4, min_steps = 0, "view.size" = 32 }'
     for name, content in SPECS:
         content, seeds = re.subn(r"^seeds = .*$", "seeds = [0]", content, flags=re.MULTILINE)
+        content = content.replace("label_fractions = [0.05, 1.0]", "label_fractions = [1.0]")
         content, encoders = re.subn(r'^encoder = ".*"$', 'encoder = "tu-resnet10t"', content, flags=re.MULTILINE)
         content, tuned = re.subn(r"^(finetune = .*)$", rf"\1\n{knobs}", content, flags=re.MULTILINE)
         assert seeds == encoders == tuned == 1
