@@ -27,7 +27,7 @@ A spec says (evaluation/comparison/spec.py; examples in recipes/compare):
     finetune = "recipes/cerradata-segment.toml"
     [protocols.linear]
     evaluate = "linear"                      # knn, cluster, retrieval, map, ood
-    options = { features = "stages" }
+    options = { features = "stages" }        # those of evaluate: labels, bands = ["B04", ...], view_size = 64, ...
 
 Paths are relative to the working directory, recipes to the spec's folder first. Every run is the command that one would
 type, with the same numbers, but all are in this process. The same command again, after a kill at any moment, runs what

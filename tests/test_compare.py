@@ -49,7 +49,7 @@ finetune = "finetune.toml"
 evaluate = "knn"
 encoders = ["scratch", "simclr"]
 seeds = [0]
-options = { view_size = 32 }
+options = { view_size = 32, bands = ["B04", "B03", "B02"] }
 """
 FLIPS = "simclr--view.flip_vertical-0.25"
 PRETRAIN = 'encoder = "cnn"\nepochs = 1\nbatch_size = 16\nvalidate_epochs = 0\n[view]\nsize = 32\n'
@@ -115,6 +115,8 @@ def test_rows_are_what_the_runs_say(compared: Path) -> None:
             continue
         runs = [json.loads((compared / folder / "results.json").read_text()) for folder in row["folders"]]
         assert [run["seed"] for run in runs] == row["seeds"]
+        bands = ["B02", "B03", "B04", "B08"] if row["protocol"] == "finetune" else ["B04", "B03", "B02"]
+        assert all(run["bands"] == bands for run in runs)
         tests = [run["test"] for run in runs]
         assert set(row["scores"]) == {"accuracy", "macro_f1", "macro_iou"}
         for name, score in row["scores"].items():

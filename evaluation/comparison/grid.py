@@ -266,7 +266,7 @@ def _slug(text: str) -> str:
 
 
 def _value(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def _with(name: str, variant: str, settings: Knobs, pattern: str) -> str:

@@ -58,6 +58,7 @@ def grid(folder: Path, text: str) -> Grid:
         (B + "axes = { batch_size = 3 }\n" + LINEAR, "encoders.simclr: axes: batch_size takes a list"),
         (B + "axes = { batch_size = [4, 4] }\n" + LINEAR, "axes: batch_size takes a list of different values"),
         (B + "axes = { batch_size = [4, 'x'] }\n" + LINEAR, "encoders.simclr.axes: options: batch_size: Input"),
+        (B + "axes = { batch_size = [2020-01-01] }\n" + LINEAR, "encoders.simclr.axes: options: batch_size: Input"),
         (B + "[encoders.simclr.variants]\nodd = { x = 1 }\n" + LINEAR, "encoders.simclr.variants.odd: options: x"),
         (B + "[encoders.simclr.variants]\n'a b' = { seed = 1 }\n'a-b' = { seed = 2 }\n" + LINEAR,
          "encoders: two would have the folder simclr--a-b"),
@@ -116,6 +117,9 @@ def test_specs_that_come_along_are_understood(path: Path) -> None:
     run = {cell.protocol.key for cell in found.cells if cell.protocol}
     assert run == {protocol.key for protocol in found.protocols}
     assert {one.shards for one in found.encoders} <= {"DST", "ELSEWHERE"}, "no path of somebody's machine"
+    for protocol in (one for one in found.protocols if one.evaluate and not one.of):
+        ways = {encoder.how == "scratch" for encoder in found.encoders if encoder.name in protocol.encoders}
+        assert len(ways) == 1 or protocol.options.view_size, "else random weights see whole patches, and others views"
 
 
 def spec_sets(path: Path) -> set[str]:
