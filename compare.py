@@ -27,7 +27,7 @@ A spec says (evaluation/comparison/spec.py; examples in recipes/compare):
     finetune = "recipes/cerradata-segment.toml"
     [protocols.linear]
     evaluate = "linear"                      # knn, cluster, retrieval, map, ood
-    options = { features = "stages" }
+    options = { features = "stages" }        # those of evaluate: labels, bands = ["B04", ...], view_size = 64, ...
 
 Paths are relative to the working directory, recipes to the spec's folder first. Every run is the command that one would
 type, with the same numbers, but all are in this process. The same command again, after a kill at any moment, runs what
@@ -40,6 +40,7 @@ DIR holds spec.json (the spec, resolved), encoders/, runs/, comparison.json, tab
 import gc
 import io
 import time
+import traceback
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -122,8 +123,11 @@ def run_cells(spec: Any, grid: Any, out: Path, place: Any, threads: int | None) 
         try:
             with redirect_stdout(io.StringIO()):
                 found = run_cell(cell, spec, out, place, threads)
-        except (BandstreamError, OSError, torch.OutOfMemoryError) as error:
+        except Exception as error:  # of DALI, CUDA or timm, too: what else was asked for is not lost for it
             why = " ".join(str(error).split())
+            if not isinstance(error, (BandstreamError, OSError, torch.OutOfMemoryError)):
+                where = traceback.extract_tb(error.__traceback__)[-1]
+                why = f"{type(error).__name__} in {Path(where.filename).name}, line {where.lineno}: {why}"
             failed[cell.folder] = {"cell": cell.told, "error": why}
             click.echo(f"{told}: failed: {why}", err=True)
         else:

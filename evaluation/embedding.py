@@ -40,24 +40,25 @@ COLUMNS = ("key", "date", "lon", "lat")
 class Embedding:
     """The embeddings of one shard set by one subject, in one Zarr group.
 
-    `view_size` in pixels, None: the patch's own; `statistics` None: the set's. Raises BandstreamError where `out` holds
-    something else.
+    `view_size` in pixels, None: the patch's own; `statistics`, `bands` None: the set's. Raises BandstreamError where
+    `out` holds something else.
     """
 
     def __init__(
         self, shard_set: ShardSet, subject: Subject, out: Path, batch_size: int, view_size: int | None,
-        statistics: Statistics | None,
+        statistics: Statistics | None, bands: list[str] | None = None,
     ) -> None:  # fmt: skip
         self.shard_set, self.subject, self.out, self.batch_size = shard_set, subject, out, batch_size
         self.view_size, self.statistics = view_size, statistics
         manifest = shard_set.manifest
+        self.bands = bands or manifest.band_names
         self.label = next(iter(manifest.labels.items()), None)
         own = statistics or {band: (s.mean, s.std) for band, s in manifest.statistics.items()}
         self.about: dict[str, Any] = {
             "format": FORMAT, "created_by": CREATED_BY, "encoder": subject.told, "weights": subject.fingerprint(),
-            "data": {"name": manifest.name, "manifest": manifest.fingerprint()}, "bands": manifest.band_names,
+            "data": {"name": manifest.name, "manifest": manifest.fingerprint()}, "bands": self.bands,
             "view_size": view_size or shard_set.grid[0],
-            "statistics": {band: [float(m), float(s)] for band, (m, s) in own.items() if band in manifest.band_names},
+            "statistics": {band: [float(m), float(s)] for band, (m, s) in own.items() if band in self.bands},
         }  # fmt: skip
         self.about["fingerprint"] = hashlib.sha256(json.dumps(self.about, sort_keys=True).encode()).hexdigest()
         if out.exists():
@@ -79,7 +80,7 @@ class Embedding:
             loader = Loader(
                 self.shard_set, split, self.batch_size, [ViewRecipe.plain(self.view_size)], training=False,
                 device=device, threads=threads, labels=self.label[0] if self.label else None,
-                statistics=self.statistics,
+                statistics=self.statistics, bands=self.bands,
                 subset=np.arange(done, samples) if done else None,
             )  # fmt: skip
             try:

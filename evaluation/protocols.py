@@ -70,7 +70,7 @@ def run_protocol(asked: Settings, out: Path) -> dict[str, Any]:
         find_umap()  # before the work, not after it
     manifest = asked.shard_set.manifest
     subjects = find_subjects(
-        asked.encoder, manifest.band_names, asked.shard_set.grid[0], stages=asked.stages, view_size=asked.view_size,
+        asked.encoder, asked.band_names, asked.shard_set.grid[0], stages=asked.stages, view_size=asked.view_size,
         normalise=asked.normalise, reflectance=manifest.reflectance, seed=asked.seed, device=asked.device,
     )  # fmt: skip
     functions = [subject.features for subject in subjects.all]

@@ -1,5 +1,6 @@
 """What `bandstream evaluate` was asked for."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -51,6 +52,13 @@ class Settings:
     passes: int = 20
     dropout: float = 0.1
     neighbours: int = 10
+    bands: tuple[str, ...] | None = None
+    """None: all of the set, or what the protocol says."""
+
+    @cached_property
+    def band_names(self) -> list[str]:
+        """Of the views, in the order of the encoder's channels. Raises BandstreamError on bands the set has not."""
+        return choose_bands(self.shard_set, self.bands)
 
     @cached_property
     def label(self) -> tuple[str, LabelSpec]:
@@ -92,7 +100,7 @@ class Settings:
         loader = Loader(
             shard_set or self.shard_set, split, self.batch_size, [ViewRecipe.plain(view_size)], training=False,
             device=self.device.type, threads=self.threads, labels=self.label[0] if labelled else None, subset=subset,
-            statistics=statistics, bands=bands,
+            statistics=statistics, bands=bands or self.band_names,
         )  # fmt: skip
         try:
             return extract_all(loader, functions)
@@ -112,7 +120,8 @@ class Settings:
         }
         against = ShardSet.open(self.against).manifest.fingerprint() if self.against else None
         return {
-            **options, "hold_out": list(self.hold_out), "ensemble": list(self.ensemble), "weights_sha256": weights,
+            **options, "hold_out": list(self.hold_out), "bands": self.bands and list(self.bands),
+            "ensemble": list(self.ensemble), "weights_sha256": weights,
             "data": self.shard_set.manifest.fingerprint(), "against": against,
         }  # fmt: skip
 
@@ -128,9 +137,21 @@ class Settings:
         return {
             "stage": "evaluate", "task": "classify", "kind": spec.kind, "target": name, "protocol": self.protocol,
             "source": self.encoder, "label_fraction": self.label_fraction, "seed": self.seed,
-            "normalise": self.normalise, "bands": manifest.band_names, "level": self.level, "classes": spec.classes,
+            "normalise": self.normalise, "bands": self.band_names, "level": self.level, "classes": spec.classes,
             "data": {"name": manifest.name, "manifest": manifest.fingerprint()},
         }  # fmt: skip
+
+
+def choose_bands(shard_set: ShardSet, bands: Sequence[str] | None) -> list[str]:
+    """These bands of a set, or all of it. Raises BandstreamError on one that it has not, or that is named twice."""
+    there = shard_set.manifest.band_names
+    if not bands:
+        return there
+    if missing := [band for band in bands if band not in there]:
+        raise BandstreamError(f"{shard_set.place} has no bands {', '.join(missing)}: it has {', '.join(there)}")
+    if len(set(bands)) < len(bands):
+        raise BandstreamError(f"bands {', '.join(bands)}: name each once")
+    return list(bands)
 
 
 def refuse_one_class(labels: np.ndarray, classes: list[str], place: str) -> None:

@@ -12,15 +12,20 @@ import time
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 
 from compare import main
-from evaluation.comparison.record import remembered
+from evaluation.comparison.grid import expand
+from evaluation.comparison.record import described, remembered
+from evaluation.comparison.spec import read_spec
+from evaluation.comparison.table import compare_runs
 from evaluation.intervals import difference, interval
 from evaluation.predictions import load_predictions
 from shards.errors import BandstreamError
 from tests.pipeline.making import make_set
+from training.seeds import differences
 
 HERE = Path(__file__).parent.parent
 SIZES = {"train": 48, "val": 12, "test": 20}
@@ -44,7 +49,7 @@ finetune = "finetune.toml"
 evaluate = "knn"
 encoders = ["scratch", "simclr"]
 seeds = [0]
-options = { view_size = 32 }
+options = { view_size = 32, bands = ["B04", "B03", "B02"] }
 """
 FLIPS = "simclr--view.flip_vertical-0.25"
 PRETRAIN = 'encoder = "cnn"\nepochs = 1\nbatch_size = 16\nvalidate_epochs = 0\n[view]\nsize = 32\n'
@@ -110,6 +115,8 @@ def test_rows_are_what_the_runs_say(compared: Path) -> None:
             continue
         runs = [json.loads((compared / folder / "results.json").read_text()) for folder in row["folders"]]
         assert [run["seed"] for run in runs] == row["seeds"]
+        bands = ["B02", "B03", "B04", "B08"] if row["protocol"] == "finetune" else ["B04", "B03", "B02"]
+        assert all(run["bands"] == bands for run in runs)
         tests = [run["test"] for run in runs]
         assert set(row["scores"]) == {"accuracy", "macro_f1", "macro_iou"}
         for name, score in row["scores"].items():
@@ -257,9 +264,15 @@ def test_more_may_be_asked_for_but_nothing_else(made: Path, compared: Path, caps
     known = json.loads((compared / "spec.json").read_text())
     with remembered(compared, known), pytest.raises(BandstreamError, match="another comparison is running"):
         main.main(command(made, compared), standalone_mode=False)
+    tuned = "runs/finetune/scratch/fraction-0.5/seed-0"
     for added, told in (
         ("[encoders.theirs]\nrun = 'none'\n", "encoders.theirs: none holds no encoder"),
-        ("[protocols.ood]\nevaluate = 'ood'\noptions = { against = 'none' }\n", "none"),
+        ("[protocols.ood]\nevaluate = 'ood'\noptions = { against = 'none' }\n", "protocols.ood: .*--set none=SHARDS"),
+        (
+            f"[encoders.tuned]\nrun = '{compared / tuned}'\n[protocols.ood]\nevaluate = 'ood'\n"
+            "options = { hold_out = ['x'] }\n",
+            "protocols.ood: encoders.tuned is a classifier",
+        ),
     ):
         (made / "missing.toml").write_text(SPEC + added)
         with pytest.raises(BandstreamError, match=told):
@@ -287,3 +300,85 @@ def test_a_folder_may_move_but_runs_of_another_encoder_are_not_counted(
         f"finished  {protocol}, simclr (view.flip_vertical 0.25), 50 % of the labels, seed {seed}"
         for protocol, seed in (("finetune", 0), ("finetune", 1), ("knn", 0))
     ]
+    shutil.rmtree(moved / "encoders" / FLIPS)
+    assert finished() == [line for line in before if "simclr" not in line], "nor those of one that is gone"
+
+
+def test_encoders_may_have_a_baseline_of_their_own(made: Path, compared: Path) -> None:
+    path = made / "baselines.toml"
+    path.write_text(SPEC.replace('encoder = "cnn"', 'encoder = "cnn"\nbaseline = "simclr"'))
+    spec = read_spec(path, str(made / "set"))
+    content = compare_runs(spec.title, spec.baseline, expand(spec, path), compared, [])
+    usual = {(row["protocol"], row["encoder"]): row for row in read(compared)["rows"]}
+    assert content["baseline"] == "scratch"
+    for row in content["rows"]:
+        lead, other = row.get("to_baseline"), usual[row["protocol"], "simclr"]["to_baseline"]
+        if row["encoder"] == "simclr":
+            assert lead == other
+        elif row["encoder"] == "scratch":
+            assert lead["baseline"] == "simclr" and lead["mean"] == pytest.approx(-other["mean"])
+            assert lead["low"] <= lead["mean"] <= lead["high"]
+        else:
+            assert lead is None
+
+
+def test_sets_by_name_are_known_by_what_they_hold(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for old, new, name in (("axes", "shards = 'other'\naxes", "named"), ("[encoders.broken]", "", "unnamed")):
+        (made / f"{name}.toml").write_text(SPEC.replace(old, new, 1))
+
+    def plan(*more: str) -> str:
+        main.main(command(made, tmp_path / "out", "--dry-run", *more, spec="named"), standalone_mode=False)
+        return capsys.readouterr().out
+
+    assert "0 of 10 runs" in plan("--set", f"other={made / 'set'}")
+    with pytest.raises(BandstreamError, match="encoders.simclr: .*if that is a name, say --set other=SHARDS"):
+        plan()
+    with pytest.raises(click.UsageError, match="--set other: say NAME=SHARDS"):
+        plan("--set", "other")
+
+    path = made / "named.toml"
+    spec = read_spec(path, str(made / "set"), {"other": str(made / "set")})
+    known = described(spec, expand(spec, path))
+    make_set(made / "another", {"train": 4}, arrays={"10m.npy": (["B02", "B03", "B04", "B08"], 32)}, single=True)
+    spec = read_spec(path, str(made / "set"), {"other": str(made / "another")})
+    changed = described(spec, expand(spec, path))
+    assert differences(known, changed) == [f"encoders.{FLIPS}.data"]
+
+
+def test_what_pretraining_begins_with_is_known_by_its_weights(made: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    path, weights, file = made / "begins.toml", tmp_path / "run" / "encoder.safetensors", tmp_path / "w.safetensors"
+    text = SPEC.replace("axes", f"knobs = {{ init = '{weights.parent}' }}\naxes")
+    path.write_text(text.replace('["B02", "B99"]', f'["B02"], weights = "{file}"'))
+    spec, found = read_spec(path, str(made / "set")), []
+    for content in (b"a", b"b"):
+        weights.write_bytes(content)
+        file.write_bytes(content)
+        found.append(described(spec, expand(spec, path)))
+    assert differences(*found) == ["encoders.broken.begins_sha256.weights", f"encoders.{FLIPS}.begins_sha256.init"]
+
+
+def test_a_protocol_that_fails_everywhere_leaves_the_rest_as_it_was(
+    made: Path, compared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the fault: labels that are not there, and one that nobody foresaw."""
+    masks = "[protocols.masks]\nevaluate = 'linear'\nencoders = ['scratch']\nseeds = [0]\noptions = { labels = 'no' }\n"
+    odd = "[protocols.odd]\nfinetune = 'finetune.toml'\nencoders = ['scratch']\nseeds = [0]\n"
+    (made / "failing.toml").write_text(SPEC + masks + odd)
+    out = shutil.copytree(compared, tmp_path / "out")
+
+    def fall(*_: object) -> None:
+        raise RuntimeError("CUDA says\nno")
+
+    monkeypatch.setattr("finetune.finetune", fall)
+    with pytest.raises(BandstreamError, match="5 of 12 runs failed"):
+        main.main(command(made, out, spec="failing"), standalone_mode=False)
+    content, usual = read(out), read(compared)
+    assert (content["rows"], content["score"]) == (usual["rows"], usual["score"])
+    assert [(p["name"], p["kind"]) for p in content["protocols"][2:]] == [("masks", None), ("odd", None)]
+    faults = {one["cell"].split(",")[0]: one["error"] for one in content["failed"]}
+    assert "has no labels 'no'" in faults["masks"]
+    assert faults["odd"].startswith("RuntimeError in test_compare.py, line ") and faults["odd"].endswith("CUDA says no")
+    assert "masks" not in (out / "tables" / "scores.csv").read_text() and (out / "report.html").is_file()

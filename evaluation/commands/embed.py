@@ -16,6 +16,7 @@ import click
 )
 @click.option("--features", "level", default="last", show_default=True, type=click.Choice(["last", "stages"]),
               help="An encoder's last map, pooled; or those of all its stages, side by side.")  # fmt: skip
+@click.option("--bands", metavar="BAND,…", help="Which of DST's bands, in which order  [default: all]")
 @click.option("--view-size", type=click.IntRange(8), help="Pixels  [default: the encoder's view; else the patch's own]")
 @click.option("--normalise", default="set", show_default=True, type=click.Choice(["set", "encoder"]),
               help="Whose statistics views are standardised with.")  # fmt: skip
@@ -30,6 +31,7 @@ def embed(
     splits: str | None,
     parquet: Path | None,
     level: str,
+    bands: str | None,
     view_size: int | None,
     normalise: str,
     batch_size: int,
@@ -45,6 +47,7 @@ def embed(
     import torch
 
     from evaluation.embedding import Embedding, write_parquet
+    from evaluation.settings import choose_bands
     from evaluation.subject import find_subjects
     from shards.shardset import ShardSet
     from training.distributed import distributed
@@ -57,12 +60,13 @@ def embed(
     chosen = splits.split(",") if splits else list(shard_set.manifest.splits)
     for split in chosen:
         shard_set.size(split)
+    met = choose_bands(shard_set, bands.replace(" ", "").split(",") if bands else None)
     with distributed(device) as place:
         found = find_subjects(
-            encoder, shard_set.manifest.band_names, shard_set.grid[0], stages=level == "stages", view_size=view_size,
-            normalise=normalise, reflectance=shard_set.manifest.reflectance, seed=seed, device=place.device,
+            encoder, met, shard_set.grid[0], stages=level == "stages", view_size=view_size, normalise=normalise,
+            reflectance=shard_set.manifest.reflectance, seed=seed, device=place.device,
         )  # fmt: skip
-        embedding = Embedding(shard_set, found.main, out, batch_size, found.view_size, found.statistics)
+        embedding = Embedding(shard_set, found.main, out, batch_size, found.view_size, found.statistics, met)
         for split in chosen:
             written = embedding.write(split, place.device.type, threads)
             click.echo(

@@ -21,6 +21,7 @@ PROTOCOLS = ("linear", "knn", "cluster", "retrieval", "map", "ood")
               help="An encoder's last map, pooled; or those of all its stages, side by side.")  # fmt: skip
 @click.option("--labels", metavar="NAME", help="Which of several label sets  [default: the first]")
 @click.option("--label-fraction", default=1.0, show_default=True, help="Share of the train split's labels used.")
+@click.option("--bands", metavar="BAND,…", help="Which of DST's bands, in which order  [default: all]")
 @click.option("--view-size", type=click.IntRange(8), help="Pixels  [default: the encoder's view; else the patch's own]")
 @click.option("--normalise", default="set", show_default=True, type=click.Choice(["set", "encoder"]),
               help="Whose statistics views are standardised with.")  # fmt: skip
@@ -42,7 +43,8 @@ PROTOCOLS = ("linear", "knn", "cluster", "retrieval", "map", "ood")
 @click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
 @click.option("--threads", type=click.IntRange(1), help="CPU threads  [default: all]")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for results.json and pictures.")
-def evaluate(dst: str, protocol: str, device: str, threads: int | None, out: Path, **options: Any) -> None:
+def evaluate(dst: str, protocol: str, device: str, threads: int | None, out: Path, bands: str | None,
+             **options: Any) -> None:  # fmt: skip
     """Evaluate frozen features on the labels of DST, beside two floors: image statistics, and random weights.
 
     linear, knn: a probe, fitted on train, chosen on val, scored once on test. cluster: k-means on train, met by test.
@@ -61,7 +63,10 @@ def evaluate(dst: str, protocol: str, device: str, threads: int | None, out: Pat
     from training.distributed import distributed
 
     with distributed(device) as place:
-        asked = Settings(ShardSet.open(dst), protocol=protocol, device=place.device, threads=threads, **options)
+        asked = Settings(
+            ShardSet.open(dst), protocol=protocol, device=place.device, threads=threads,
+            bands=tuple(bands.replace(" ", "").split(",")) if bands else None, **options,
+        )  # fmt: skip
         results = run_evaluation(asked, out)
     click.echo(_told(results, out))
 

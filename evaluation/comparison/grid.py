@@ -117,7 +117,23 @@ def expand(spec: Spec, path: Path) -> Grid:
                 raise BandstreamError(
                     f'{path}: encoders.{encoder.name}: {protocol.name} has to know: add encoder = "…"'
                 )
+    for encoder in encoders:
+        if encoder.how == "supervised":
+            refuse_own_classifier(encoder, protocols, f"{path}: ")
     return Grid(encoders, protocols, list(_cells(encoders, protocols)))
+
+
+def refuse_own_classifier(encoder: Encoder, protocols: list[Protocol], place: str = "") -> None:
+    """Raises BandstreamError where ood, which judges a fine-tuned run's own classifier, would not probe an encoder.
+
+    It stood beside probes, though it was taught other labels.
+    """
+    for protocol in protocols:
+        if protocol.evaluate == "ood" and not protocol.of and encoder.name in protocol.encoders:
+            raise BandstreamError(
+                f"{place}protocols.{protocol.name}: encoders.{encoder.name} is a classifier, which ood would judge as "
+                "it is and not probe: name the others in encoders, or fine-tune all and say of"
+            )
 
 
 def _cells(encoders: Iterable[Encoder], protocols: list[Protocol]) -> Iterable[Cell]:
@@ -139,7 +155,7 @@ def _cells(encoders: Iterable[Encoder], protocols: list[Protocol]) -> Iterable[C
 
 
 def _folder(protocol: Protocol, encoder: Encoder, fraction: float, seed: int) -> Path:
-    return Path("runs", protocol.key, encoder.key, f"fraction-{fraction:g}", f"seed-{seed}")
+    return Path("runs", protocol.key, encoder.key, f"fraction-{fraction:.12g}", f"seed-{seed}")
 
 
 def _encoders(path: Path, name: str, table: EncoderTable, shards: str) -> list[Encoder]:
@@ -186,6 +202,13 @@ def _protocols(path: Path, name: str, table: ProtocolTable, spec: Spec, before: 
         if of.recipe and of.recipe.task == "segment":
             raise BandstreamError(f"{path}: protocols.{name}.of: {of.name} segments, ood is of classifiers")
         own = (table.encoders or of.encoders, table.label_fractions or of.label_fractions, table.seeds or of.seeds)
+        for kind, asked, there in zip(("encoders", "label_fractions", "seeds"), own,
+                                      (of.encoders, of.label_fractions, of.seeds), strict=True):  # fmt: skip
+            if lacking := [str(value) for value in asked if value not in there]:
+                raise BandstreamError(
+                    f"{path}: protocols.{name}.{kind}: {of.name} is not run with {', '.join(lacking)}: it has "
+                    f"{', '.join(map(str, there))}"
+                )
         key, told = name + of.key.removeprefix(table.of), name + of.name.removeprefix(table.of)
         made.append(Protocol(told, key, of.settings, table.evaluate, None, table.options, of, *own))
     return made
@@ -243,7 +266,7 @@ def _slug(text: str) -> str:
 
 
 def _value(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def _with(name: str, variant: str, settings: Knobs, pattern: str) -> str:

@@ -78,6 +78,11 @@ class EncoderTable(Table):
         trained = [*self.varies(), *(["shards"] if self.shards else []), *(["every_seed"] if self.every_seed else [])]
         if trained and self.how not in ("pretrain", "supervised"):
             raise ValueError(f'{trained[0]} is of pretraining: add pretrain = "RECIPE" (empty: the defaults)')
+        given = {"knobs": self.knobs, "axes": self.axes}
+        given |= {f"variants.{name}": knobs for name, knobs in self.variants.items()}
+        for place, knobs in given.items():
+            if self.every_seed and "seed" in knobs:
+                raise ValueError(f"{place}: seed is each of the comparison's with every_seed: leave one of them out")
         if self.encoder and self.how != "scratch":
             raise ValueError(f'encoder is of random weights: with {self.how} say knobs = {{ encoder = "…" }}')
         return self
@@ -97,6 +102,7 @@ class Options(BaseModel):
 
     features: Literal["last", "stages"] = "last"
     labels: str | None = None
+    bands: tuple[str, ...] | None = None
     view_size: Annotated[int, Field(ge=8)] | None = None
     normalise: Literal["set", "encoder"] = "set"
     batch_size: Annotated[int, Field(ge=1)] = 128
@@ -137,6 +143,8 @@ class ProtocolTable(Table):
             raise ValueError("options: say what is outside, against = SHARDS or hold_out = [CLASS], one of both")
         if self.evaluate != "ood" and outside:
             raise ValueError(f'options: {outside[0]} goes with evaluate = "ood"')
+        if self.of is not None and self.options.bands:
+            raise ValueError("of: fine-tuned classifiers have bands of their own, leave options.bands out")
         if self.of is not None and self.options.hold_out:
             raise ValueError("of: fine-tuned classifiers have seen all classes, hold_out takes encoders")
         given = {"knobs": self.knobs, "axes": self.axes}
@@ -200,8 +208,8 @@ def read_spec(path: Path, shards: str | None = None, sets: Mapping[str, str] = {
         content["shards"] = shards
     if "shards" not in content:
         raise BandstreamError(f"{path}: shards: no set is named: add shards = SHARDS, or give --shards")
-    if sets:
-        content["sets"] = content.get("sets", {}) | sets
+    if sets and isinstance(content.setdefault("sets", {}), dict):  # anything else is told of below
+        content["sets"] |= sets
     try:
         return _resolved(Spec.model_validate(content), path, sets)
     except ValidationError as error:

@@ -57,14 +57,17 @@ def open_other(asked: Settings) -> ShardSet | None:
 
 
 def make_plan(asked: Settings, other: ShardSet | None) -> Plan:
-    """A fine-tuned run comes with bands, views, statistics and labels of its own; for an encoder, bands are those that
-    both sets have, in the first one's order. Floors are image statistics and the same architecture with random weights.
+    """A fine-tuned run comes with bands, views, statistics and labels of its own; for an encoder, bands are those
+    asked for, or that both sets have, in the first one's order. Floors are image statistics and the same architecture
+    with random weights.
 
     Raises BandstreamError where no band is in common, the other set lacks one that a run needs, or runs do not fit.
     """
     manifest = asked.shard_set.manifest
     own = {band: (s.mean, s.std) for band, s in manifest.statistics.items()}
     if is_fine_tuned(asked.encoder):
+        if asked.bands:
+            raise BandstreamError(f"{asked.encoder} was fine-tuned with bands of its own: leave --bands out")
         runs = [load_fine_tuned(folder, asked.device) for folder in (asked.encoder, *asked.ensemble)]
         first = runs[0].results
         _check_runs(asked, runs)
@@ -81,7 +84,10 @@ def make_plan(asked: Settings, other: ShardSet | None) -> Plan:
         fraction = first["label_fraction"]
         subset = labelled_subset(labels, fraction, first["seed"])
     else:
-        bands = [b for b in manifest.band_names if other is None or b in other.manifest.band_names]
+        bands = [b for b in asked.band_names if other is None or b in other.manifest.band_names]
+        if asked.bands and len(bands) < len(asked.bands):
+            missing = [band for band in asked.bands if band not in bands]
+            raise BandstreamError(f"{asked.against} has no bands {', '.join(missing)}: leave them out of --bands")
         if not bands:
             raise BandstreamError(f"{asked.shard_set.place} and {asked.against} have no band in common")
         found = [

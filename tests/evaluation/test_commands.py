@@ -124,6 +124,29 @@ def test_floors_stand_beside_what_is_evaluated_and_alone(made: Path, tmp_path: P
         assert np.array_equal(floor.scores, same.scores) and floor.keys.tolist() == kept.keys.tolist()
 
 
+def test_an_encoder_meets_a_set_with_more_bands_by_those_it_is_told(made: Path, tmp_path: Path) -> None:
+    run, words = tmp_path / "run", ("--device", "cpu", "--threads", 1)
+    bands = [EncoderBand(name=b, wavelength_nm=500, mean=1000, std=800) for b in ("B02", "B04")]
+    save_encoder(
+        run, build_encoder("cnn", 2, 32), bands=bands, view_size=32, reflectance={}, data={}, recipe={}, scores={}
+    )
+    with pytest.raises(BandstreamError, match="B03"):
+        call("evaluate", made, "--encoder", run, "--protocol", "knn", *words, "--out", tmp_path / "all")
+    found = []
+    for number, chosen in enumerate(("B02,B04", "B04, B02")):
+        out = tmp_path / str(number)
+        call("evaluate", made, "--encoder", run, "--protocol", "knn", *words, "--bands", chosen, "--out", out)
+        found.append(json.loads((out / "results.json").read_text()))
+    assert [one["bands"] for one in found] == [["B02", "B04"], ["B04", "B02"]]
+    assert found[0]["test"]["macro_map"] == pytest.approx(found[1]["test"]["macro_map"], abs=1e-3), "met by name"
+    assert found[0]["floors"]["image statistics"]["features"] == 14
+    with pytest.raises(BandstreamError, match="another bands"):
+        call("evaluate", made, "--encoder", run, "--protocol", "knn", *words, "--bands", "B02", "--out", out)
+    for chosen, said in (("B02,B99", "has no bands B99: it has B02, B03"), ("B02,B02", "name each once")):
+        with pytest.raises(BandstreamError, match=said):
+            call("evaluate", made, "--encoder", run, *words, "--bands", chosen, "--out", tmp_path / "no")
+
+
 def test_an_evaluation_is_known_by_its_settings(made: Path, tmp_path: Path) -> None:
     torch.manual_seed(7)
     run, out = tmp_path / "run", tmp_path / "out"

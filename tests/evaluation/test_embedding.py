@@ -67,6 +67,17 @@ def test_rows_are_the_samples_in_order_with_their_keys_places_dates_and_labels(
     assert np.array_equal(np.array(table["embedding"][21:74], np.float32), group["train/embedding"][:])
 
 
+def test_some_bands_alone_in_the_order_asked_for(made: Path, tmp_path: Path) -> None:
+    for name, more in (("all", ()), ("some", ("--bands", "B04,B02"))):
+        call("embed", made, *STATISTICS, "--splits", "val", *more, "--out", tmp_path / f"{name}.zarr")
+    every, some = (zarr.open_group(tmp_path / f"{name}.zarr", mode="r") for name in ("all", "some"))
+    assert some.attrs["bands"] == ["B04", "B02"] and list(some.attrs["statistics"]) == ["B02", "B04"]
+    by_band = every["val/embedding"][:].reshape(SIZES["val"], 7, 4)
+    np.testing.assert_allclose(some["val/embedding"][:], by_band[:, :, [2, 0]].reshape(SIZES["val"], 14), atol=1e-6)
+    with pytest.raises(BandstreamError):
+        call("embed", made, *STATISTICS, "--splits", "train", "--out", tmp_path / "some.zarr")
+
+
 def test_splits_are_added_and_what_is_there_is_left_alone(made: Path, tmp_path: Path) -> None:
     out = tmp_path / "e.zarr"
     call("embed", made, *STATISTICS, "--out", out, "--splits", "val")

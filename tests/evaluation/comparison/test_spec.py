@@ -14,7 +14,12 @@ SCRATCH = '[encoders.scratch]\nencoder = "cnn"\n'
 SIMCLR = '[encoders.simclr]\npretrain = ""\n'
 A, B = TOP + SCRATCH, TOP + SIMCLR
 LINEAR = '[protocols.linear]\nevaluate = "linear"\n'
+SUPERVISED = "[encoders.supervised]\nsupervised = ''\nknobs = { task = 'classify' }\n"
+OOD = "[protocols.ood]\nevaluate = 'ood'\nof = 'finetune'\noptions = { against = 'D' }\n"
 FINETUNE = '[protocols.finetune]\nfinetune = ""\nknobs = { task = "classify" }\n'
+
+ROOT = Path(__file__).parents[3]
+SPECS = [*sorted(ROOT.glob("recipes/compare/*.toml")), *sorted(ROOT.glob("results/*/compare.toml"))]
 
 
 def write(folder: Path, text: str) -> Path:
@@ -53,6 +58,7 @@ def grid(folder: Path, text: str) -> Grid:
         (B + "axes = { batch_size = 3 }\n" + LINEAR, "encoders.simclr: axes: batch_size takes a list"),
         (B + "axes = { batch_size = [4, 4] }\n" + LINEAR, "axes: batch_size takes a list of different values"),
         (B + "axes = { batch_size = [4, 'x'] }\n" + LINEAR, "encoders.simclr.axes: options: batch_size: Input"),
+        (B + "axes = { batch_size = [2020-01-01] }\n" + LINEAR, "encoders.simclr.axes: options: batch_size: Input"),
         (B + "[encoders.simclr.variants]\nodd = { x = 1 }\n" + LINEAR, "encoders.simclr.variants.odd: options: x"),
         (B + "[encoders.simclr.variants]\n'a b' = { seed = 1 }\n'a-b' = { seed = 2 }\n" + LINEAR,
          "encoders: two would have the folder simclr--a-b"),
@@ -74,6 +80,17 @@ def grid(folder: Path, text: str) -> Grid:
          + "[protocols.ood]\nevaluate = 'ood'\nof = 'finetune'\noptions = { against = 'D' }\n",
          "protocols.ood.of: finetune segments, ood is of classifiers"),
         (A + FINETUNE.replace("task", "seed = 3, task"), "protocols.finetune: knobs: seed is the comparison's own"),
+        ("sets = 'x'\n" + A + LINEAR, "sets: Input should be a valid dictionary"),
+        (TOP + "[encoders.a]\nencoder = 'cnn'\nbaseline = 'b'\n" + LINEAR, "encoders.a.baseline: no encoder 'b'"),
+        (B + "every_seed = true\nknobs = { seed = 5 }\n" + LINEAR, "encoders.simclr: knobs: seed is each of the"),
+        (B + "every_seed = true\naxes = { seed = [1, 2] }\n" + LINEAR, "encoders.simclr: axes: seed is each of the"),
+        (A + FINETUNE + OOD + "seeds = [7]\n", "protocols.ood.seeds: finetune is not run with 7: it has 0"),
+        (A + FINETUNE + OOD + "label_fractions = [1, 0.2]\n", "ood.label_fractions: finetune is not run with 0.2"),
+        (A + SCRATCH.replace("scratch", "b") + FINETUNE + "encoders = ['b']\n" + OOD + "encoders = ['scratch', 'b']\n",
+         "protocols.ood.encoders: finetune is not run with scratch"),
+        (A + FINETUNE + OOD.replace("against", "bands = ['B02'], against"), "of: fine-tuned classifiers have bands"),
+        (A + SUPERVISED + LINEAR + OOD.replace("of = 'finetune'\n", ""),
+         "protocols.ood: encoders.supervised is a classifier, which ood would judge as it is"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_one_line_with_file_and_key(tmp_path: Path, text: str, said: str) -> None:
@@ -89,6 +106,55 @@ def test_a_missing_file_and_a_set_of_the_command_line(tmp_path: Path) -> None:
         read_spec(tmp_path / "none.toml")
     path = write(tmp_path, "label_fractions = [1]\n" + SCRATCH + LINEAR)
     assert read_spec(path, "OTHER").shards == "OTHER"
+
+
+@pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)
+def test_specs_that_come_along_are_understood(path: Path) -> None:
+    found = expand(read_spec(path, "DST", dict.fromkeys(spec_sets(path), "ELSEWHERE")), path)
+    assert len({cell.folder for cell in found.cells}) == len(found.cells) > 0
+    recipes = [(encoder.shards, encoder.recipe) for encoder in found.encoders if encoder.recipe]
+    assert all(one not in recipes[:k] for k, one in enumerate(recipes)), "none is pretrained twice"
+    run = {cell.protocol.key for cell in found.cells if cell.protocol}
+    assert run == {protocol.key for protocol in found.protocols}
+    assert {one.shards for one in found.encoders} <= {"DST", "ELSEWHERE"}, "no path of somebody's machine"
+    for protocol in (one for one in found.protocols if one.evaluate and not one.of):
+        ways = {encoder.how == "scratch" for encoder in found.encoders if encoder.name in protocol.encoders}
+        assert len(ways) == 1 or protocol.options.view_size, "else random weights see whole patches, and others views"
+
+
+def spec_sets(path: Path) -> set[str]:
+    """Names of sets that a spec leaves to the command line."""
+    spec = read_spec(path, "DST")
+    named = {table.shards for table in spec.encoders.values()} | {p.options.against for p in spec.protocols.values()}
+    return {name for name in named if name}
+
+
+def test_sets_are_spoken_of_by_name(tmp_path: Path) -> None:
+    text = "shards = 'ours'\nlabel_fractions = [1]\n[sets]\nours = 'A'\ntheirs = 'B'\n" + SCRATCH
+    text += SIMCLR + "shards = 'theirs'\n" + FINETUNE + OOD.replace("'D'", "'far'")
+    path = write(tmp_path, text)
+
+    def places(*given: Any) -> tuple[Any, ...]:
+        spec = read_spec(path, *given)
+        against = spec.protocols["ood"].options.against
+        shards = [encoder.shards for encoder in expand(spec, path).encoders]
+        return spec.shards, shards, against
+
+    assert places() == ("A", ["A", "B"], "far"), "what no name is a place"
+    assert places(None, {"far": "s3://C"}) == ("A", ["A", "B"], "s3://C")
+    assert places("D", {"theirs": "E", "far": "F"}) == ("D", ["D", "E"], "F")
+    with pytest.raises(BandstreamError, match="spec.toml: no encoder or protocol speaks of a set 'theris'"):
+        places(None, {"theris": "E"})
+    path.write_text("sets = 'x'\n" + A + LINEAR)
+    with pytest.raises(BandstreamError, match="sets: Input should be a valid dictionary"):
+        read_spec(path, None, {"DST": "E"})
+
+
+def test_cells_of_close_label_fractions_have_folders_of_their_own(tmp_path: Path) -> None:
+    found = grid(tmp_path, TOP.replace("0.1, 1", "0.1234567, 0.1234568") + SCRATCH + LINEAR)
+    assert [folder for folder, _ in told(found)] == [
+        f"runs/linear/scratch/fraction-{f}/seed-0" for f in ("0.1234567", "0.1234568")
+    ]
 
 
 def told(found: Grid) -> list[tuple[Any, ...]]:
