@@ -99,7 +99,7 @@ def match_bands(trained: Mapping[str, float], wanted: Sequence[str], fallback: s
         wavelength = wavelength_of(band)
         if band in trained:
             sources[band] = [band]
-        elif (same := _SAME_LIGHT.get(band)) in trained:
+        elif (same := _SAME_LIGHT.get(band, "")) in trained:
             sources[band] = [same]
         elif fallback == "zero":
             sources[band] = []
