@@ -216,7 +216,7 @@ def pretrain(
                     save_views(out / "views.png", batch.views, manifest, bands)
                     monitor.picture("views")
                 if saving:
-                    checkpoints.save(step, is_best, good=not watch.doubts)
+                    checkpoints.save(step, is_best, good=watch.is_well(step))
                 if leaving:
                     if place.is_main:
                         click.echo(f"stopped at step {step}, saved: go on with --resume", err=True)

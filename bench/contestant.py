@@ -58,7 +58,9 @@ class Contestant:
     def _answer(self) -> tuple[dict[str, Any], float]:
         assert self.process.stdout is not None
         peak = 0.0
-        while not select.select([self.process.stdout], [], [], INTERVAL_SECONDS)[0]:
+        waiting = select.poll()  # select() itself takes no descriptor above 1023
+        waiting.register(self.process.stdout, select.POLLIN)
+        while not waiting.poll(1000 * INTERVAL_SECONDS):
             peak = max(peak, memory_mb(self.process.pid))
         peak = max(peak, memory_mb(self.process.pid))
         line = self.process.stdout.readline()

@@ -50,7 +50,8 @@ class Checkpoints:
         set_rng_state(saved["rng"], self.place)
         step: int = saved["step"]
         if self.place.is_main:  # it may have been killed before it named them
-            for name, fits in ((BEST, 0 < step == saved["best"]["step"]), (GOOD, not saved["watch"]["doubts"])):
+            good = step == 0 or self.parts["watch"].is_well(step)
+            for name, fits in ((BEST, 0 < step == saved["best"]["step"]), (GOOD, good)):
                 if fits:
                     name_checkpoint(self.folder / f"step-{step:09d}.pt", name)
         return step

@@ -121,7 +121,7 @@ class Watch:
         elif step <= self.grace:  # a queue of random negatives makes the first losses too small
             self.beginning["loss"] = max(self.beginning["loss"], values["loss"])
         wrong = self._wrong(values)
-        self.doubts = self.doubts + 1 if wrong else 0  # while there are any, no checkpoint counts as good
+        self.doubts = self.doubts + 1 if wrong else 0
         return wrong if self.doubts >= PATIENCE and step > self.grace else None
 
     def _wrong(self, now: dict[str, float]) -> str | None:
@@ -145,6 +145,11 @@ class Watch:
                 f"as views of different ones, at first {then['sameness']:.2f})"
             )
         return None
+
+    def is_well(self, step: int) -> bool:
+        """Whether the weights of a step may be gone back to: without doubts, and beyond the steps of grace, in which a
+        rate that is too high has not shown yet what it did."""
+        return step > self.grace and not self.doubts
 
     def go_back(self, why: str, way_out: str) -> None:
         """Count a rollback, and lower the rate. Raises BandstreamError where there were too many."""
