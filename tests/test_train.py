@@ -97,26 +97,24 @@ def weights_equal(one, other):
     return first.keys() == second.keys() and all(first[k].equal(second[k]) for k in first)
 
 
-@pytest.mark.parametrize(("kind", "after"), [(signal.SIGKILL, 6), (signal.SIGUSR1, 11)])
-def test_killed_and_resumed_ends_with_the_same_weights(shards, moving, undisturbed, tmp_path, kind, after):
+def test_killed_and_told_to_stop_it_ends_with_the_same_weights(shards, moving, undisturbed, tmp_path):
     out = tmp_path / "run"
     options = ["--epochs", "4", "--checkpoint-steps", "2", "--recipe", str(moving)]
-    child = subprocess.Popen(
-        command(shards, out, *options), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    saved = out / "checkpoints"
-    deadline = time.monotonic() + 120
-    while not any(int(p.stem.split("-")[1]) >= after for p in saved.glob("step-*.pt")):
-        assert child.poll() is None and time.monotonic() < deadline, child.communicate()[0]
-        time.sleep(0.01)
-    child.send_signal(kind)
-    output = child.communicate()[0]
-    assert child.returncode == (-9 if kind == signal.SIGKILL else 143), output
-    assert not (out / "encoder.safetensors").exists()
-    refused = train(shards, out, *options)
-    assert refused.returncode == 1 and "--resume" in refused.stderr
-    result = train(shards, out, *options, "--resume")
-    assert result.returncode == 0, result.stderr
+    for kind, after, more in ((signal.SIGKILL, 6, ()), (signal.SIGUSR1, 11, ("--resume",))):
+        child = subprocess.Popen(
+            command(shards, out, *options, *more), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        deadline = time.monotonic() + 120
+        while not any(int(p.stem.split("-")[1]) >= after for p in (out / "checkpoints").glob("step-*.pt")):
+            assert child.poll() is None and time.monotonic() < deadline, child.communicate()[0]
+            time.sleep(0.01)
+        child.send_signal(kind)
+        output = child.communicate()[0]
+        assert child.returncode == (-9 if kind == signal.SIGKILL else 143), output
+        assert not (out / "encoder.safetensors").exists()
+    with pytest.raises(BandstreamError, match="--resume"):
+        main(command(shards, out, *options)[2:], standalone_mode=False)
+    main(command(shards, out, *options, "--resume")[2:], standalone_mode=False)
     assert weights_equal(out, undisturbed)
     timed = ("samples_per_s", "waiting")
     for one, other in zip(logged(out), logged(undisturbed), strict=True):
