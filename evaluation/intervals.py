@@ -108,9 +108,9 @@ def bootstrap(
 ) -> Interval:  # fmt: skip
     """BCa interval of the mean of `statistics` (one a run) over samples that are drawn within groups of `sizes`.
 
-    Runs are resampled too where there are several. A `bounded` score of exactly 1 (or 0) is the same in every resample;
-    its other bound is that of Clopper & Pearson (1934) for as many right (wrong) ones as the smallest group has.
-    Raises BandstreamError on fewer than two samples.
+    Runs are resampled too where there are several. A `bounded` score lies in 0 to 1, and so do its bounds. A score of
+    exactly 1 (or 0) is the same in every resample; its other bound is that of Clopper & Pearson (1934) for as many right
+    (wrong) ones as the smallest group has. Raises BandstreamError on fewer than two samples.
     """
     count, runs = sum(sizes), len(statistics)
     if count < 2 or min(sizes) < 1:
@@ -132,6 +132,8 @@ def bootstrap(
         replicates = over_samples + wider * (over_runs - over_samples)
     shares = _bca_shares(estimate, replicates, _jackknife(statistics, count, rng), level)
     low, high = np.quantile(replicates, shares)
+    if bounded:  # what is widened for few runs may reach beyond what the score can be
+        low, high = max(low, 0.0), min(high, 1.0)
     if bounded and estimate in (0.0, 1.0):
         edge = ((1 - level) / 2) ** (1 / min(sizes))
         low, high = (edge, 1.0) if estimate == 1 else (0.0, 1 - edge)

@@ -33,6 +33,7 @@ def write_report(paths: Sequence[Path], out: Path, title: str) -> None:
     studies += [calibrated] if calibrated else []
     data = [dataset_section(folder) for folder in datasets.values()]
     pretraining = [pretraining_section(folder) for folder in found.pretraining]
+    pretraining += [section for folder, _ in found.comparisons for section in _pretrained_for(folder)]
     took = found.stages or times(found)
     total = sum(row["seconds"] for row in took)
     environment = jinja2.Environment(
@@ -84,6 +85,14 @@ def _compared_on(found: Found) -> dict[str, Path]:
         except (BandstreamError, KeyError, TypeError):
             continue
     return there
+
+
+def _pretrained_for(comparison: Path) -> list[dict[str, Any]]:
+    """The runs that a comparison pretrained itself; of many, the views of the first."""
+    runs = [run.parent for run in sorted(comparison.glob("encoders/*/seed-*/metrics.jsonl"))
+            if (run.parent / "recipe.json").exists()]  # fmt: skip
+    sections = [pretraining_section(run) | {"name": f"{run.parent.name}, {run.name.replace('-', ' ')}"} for run in runs]
+    return sections[:1] + [section | {"views": None} for section in sections[1:]]
 
 
 def _contents(

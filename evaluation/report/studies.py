@@ -35,7 +35,8 @@ ABOUT = {
 PICTURES = {
     "neighbours.png": "Test patches (left) and their nearest train patches. Right ones have a whole frame and a tick, "
     "wrong ones a dashed frame and a cross.",
-    "map.png": "The floors first, the encoder last: before and after pretraining.",
+    "map.png": "The floors first, the encoder last: what image statistics or random weights tell apart, and what "
+    "it does.",
     "ood.png": "How the scores of the set's own test samples (filled) and of those from outside (dashed) spread.",
     "reliability.png": "Reliability: how often what is said with some confidence is right, as fitted and with a "
     "temperature fitted on val. On the diagonal, confidence can be taken at its word.",

@@ -61,7 +61,7 @@ def test_weighted_auroc_is_that_of_repeated_samples() -> None:
 
 def test_bca_is_that_of_scipy() -> None:
     values = np.random.default_rng(0).exponential(size=80)
-    got = bootstrap([lambda weights: weights @ values / weights.sum(1)], [80], 20000, 0)
+    got = bootstrap([lambda weights: weights @ values / weights.sum(1)], [80], 20000, 0, bounded=False)
     expected = scipy_bootstrap((values,), np.mean, n_resamples=20000, method="BCa", rng=np.random.default_rng(1))
     assert got.estimate == pytest.approx(values.mean())
     assert (got.low, got.high) == pytest.approx(expected.confidence_interval, abs=0.01)
@@ -147,6 +147,15 @@ def test_a_perfect_score_is_no_certainty() -> None:
     assert (found.low, found.high) == (pytest.approx(beta.ppf(0.025, 30, 1)), 1.0)
     found = interval([right_or_wrong(np.zeros(30, bool))], "accuracy", resamples=50)
     assert (found.low, found.high) == (0.0, pytest.approx(beta.ppf(0.975, 1, 30)))
+
+
+def test_bounds_of_a_score_are_scores_however_far_few_runs_lie_apart() -> None:
+    weighted = [lambda weights, share=share: weights @ np.linspace(share - 0.01, share + 0.01, 40) / weights.sum(1)
+                for share in (0.5, 0.97)]  # fmt: skip
+    found = bootstrap(weighted, [40])
+    assert (found.low, found.high) == (0.0, 1.0) and found.estimate == pytest.approx(0.735)
+    apart = bootstrap(weighted, [40], bounded=False)
+    assert apart.low < 0 and apart.high > 1
 
 
 def test_what_cannot_be_compared_is_one_clear_line() -> None:

@@ -114,7 +114,7 @@ def _verdict(
     protocol: dict[str, Any], best: Row | None, beside: Row | None, comparison: dict[str, Any], rows: Sequence[Row],
     score: str,
 ) -> dict[str, Any] | None:  # fmt: skip
-    if best is None or beside is None:
+    if best is None or beside is None or protocol.get("evaluate") == "map":  # whose picture says it, not a number
         return None
     leads = leads_of(best, rows)
     found, _ = leads.get("baseline" if is_baseline(beside, comparison) else "floor") or (None, "")
