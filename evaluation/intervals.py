@@ -109,8 +109,8 @@ def bootstrap(
     """BCa interval of the mean of `statistics` (one a run) over samples that are drawn within groups of `sizes`.
 
     Runs are resampled too where there are several. A `bounded` score lies in 0 to 1, and so do its bounds. A score of
-    exactly 1 (or 0) is the same in every resample; its other bound is that of Clopper & Pearson (1934) for as many right
-    (wrong) ones as the smallest group has. Raises BandstreamError on fewer than two samples.
+    exactly 1 (or 0) is the same in every resample; its other bound is that of Clopper & Pearson (1934) for as many
+    right (wrong) ones as the smallest group has. Raises BandstreamError on fewer than two samples.
     """
     count, runs = sum(sizes), len(statistics)
     if count < 2 or min(sizes) < 1:
