@@ -15,7 +15,7 @@ speaks of that run's test samples alone.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 from scipy.special import ndtr, ndtri
@@ -77,7 +77,8 @@ def difference(
     runs = align([*first, *second])
     scores = [weighted_score(run, score) for run in runs]
     leads = [_minus(a, b) for a, b in zip(scores[: len(first)], scores[len(first) :], strict=True)]
-    return bootstrap(leads, [len(runs[0].keys)], resamples, seed, bounded=False)
+    found = bootstrap(leads, [len(runs[0].keys)], resamples, seed, bounded=False)
+    return replace(found, low=max(found.low, -1.0), high=min(found.high, 1.0))  # as far apart as scores can be
 
 
 def align(runs: Sequence[Predictions]) -> list[Predictions]:

@@ -156,6 +156,9 @@ def test_bounds_of_a_score_are_scores_however_far_few_runs_lie_apart() -> None:
     assert (found.low, found.high) == (0.0, 1.0) and found.estimate == pytest.approx(0.735)
     apart = bootstrap(weighted, [40], bounded=False)
     assert apart.low < 0 and apart.high > 1
+    right, wrong = (right_or_wrong(np.full(40, answer)) for answer in (True, False))
+    lead = difference([right, wrong], [wrong, right], "accuracy")
+    assert (lead.low, lead.estimate, lead.high) == (-1.0, 0.0, 1.0)
 
 
 def test_what_cannot_be_compared_is_one_clear_line() -> None:
