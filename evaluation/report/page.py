@@ -10,6 +10,7 @@ from typing import Any
 from evaluation.report.comparison.section import comparison_section
 from evaluation.report.sections import dataset_section, finetuning_section, pretraining_section, probes_section
 from evaluation.report.studies import calibration_section, study_section
+from evaluation.report.words import figure
 from evaluation.runs import Found, Run, discover, grouped, read_json, times
 from shards import atomic
 from shards.errors import BandstreamError
@@ -33,13 +34,13 @@ def write_report(paths: Sequence[Path], out: Path, title: str) -> None:
     studies += [calibrated] if calibrated else []
     data = [dataset_section(folder) for folder in datasets.values()]
     pretraining = [pretraining_section(folder) for folder in found.pretraining]
-    pretraining += [section for folder, _ in found.comparisons for section in _pretrained_for(folder)]
     took = found.stages or times(found)
     total = sum(row["seconds"] for row in took)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
+    environment.globals["figure"] = figure
     page = environment.get_template("page.html").render(
         title=title,
         version=CREATED_BY,
@@ -85,14 +86,6 @@ def _compared_on(found: Found) -> dict[str, Path]:
         except (BandstreamError, KeyError, TypeError):
             continue
     return there
-
-
-def _pretrained_for(comparison: Path) -> list[dict[str, Any]]:
-    """The runs that a comparison pretrained itself; of many, the views of the first."""
-    runs = [run.parent for run in sorted(comparison.glob("encoders/*/seed-*/metrics.jsonl"))
-            if (run.parent / "recipe.json").exists()]  # fmt: skip
-    sections = [pretraining_section(run) | {"name": f"{run.parent.name}, {run.name.replace('-', ' ')}"} for run in runs]
-    return sections[:1] + [section | {"views": None} for section in sections[1:]]
 
 
 def _contents(

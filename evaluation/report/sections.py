@@ -10,6 +10,7 @@ from evaluation.pictures import contact_sheet, png, short_name
 from evaluation.report.charts import line_chart
 from evaluation.report.words import NAMES, duration, percent, picture, safe
 from evaluation.runs import STARTS, Run, is_pretrained, label, origin, read_json
+from shards.bands import false_colour
 from shards.shardset import ShardSet
 from training.monitor import METRICS, read_metrics
 
@@ -55,7 +56,8 @@ def dataset_section(folder: Path) -> dict[str, Any]:
         "splits": [{"name": split, "samples": spec.samples, "shares": shares[split]}
                    for split, spec in manifest.splits.items()],
         "sheet": picture(png(contact_sheet(shard_set, next(iter(manifest.splits)), 12, 0))),
-        "sheet_also": ", and the class map" if manifest.masks else "",
+        "sheet_also": (", near-infrared false colour (vegetation is red)" if false_colour(manifest.band_names) else "")
+        + (", and the class map" if manifest.masks else ""),
     }  # fmt: skip
 
 

@@ -29,7 +29,7 @@ ABOUT = {
     "ARI are 0 by chance and 1 for full agreement.",
     "retrieval": "Each test patch asks for its nearest train patches by cosine similarity. A neighbour is right where "
     "it shares a class with the asker; by chance: the precision of a random order.",
-    "map": "Features of test patches laid out on a plane, before pretraining (floors) and after it. Trustworthiness "
+    "map": "Features of test patches laid out on a plane, of the floors and of the encoder. Trustworthiness "
     "says how far neighbours on the plane are neighbours in truth.",
 }
 PICTURES = {

@@ -64,7 +64,7 @@ def confusions(out: Path, rows: Sequence[Row]) -> list[dict[str, Any]]:
             "names": [{"name": name, "short": short_name(name)} for name in names],
             "rows": [{"name": name, "short": short_name(name),
                       "cells": [{"share": share, "right": k == row_number,
-                                 "text": f"{100 * share:.0f}" if share >= 0.005 else ""}
+                                 "text": f"{max(100 * share, 1):.0f}" if share >= 0.005 else ""}
                                 for k, share in enumerate(line.tolist())]}
                      for row_number, (name, line) in enumerate(zip(names, shares, strict=True))],
         })  # fmt: skip

@@ -22,6 +22,7 @@ ABOUT = {
     "multilabel": "the mean probability, over classes, of what is true (that a class is there, or that it is not)",
     "segment": "the share of pixels that are right",
 }
+RIGHT = {"single": "{:.2f} for the true class", "multilabel": "{:.2f} right", "segment": "{:.2f} of pixels right"}
 
 
 def examples(out: Path, row: Row, beside: Row, datasets: dict[str, Path]) -> dict[str, Any] | None:
@@ -47,8 +48,8 @@ def examples(out: Path, row: Row, beside: Row, datasets: dict[str, Path]) -> dic
     ):
         cells = [
             {"key": str(runs[0].keys[k]), **pictures.of(str(runs[0].keys[k])), "truth": _truth(runs[0], k),
-             "said": [{"name": told(one), "text": _said(side, k), "right": figure}
-                      for one, side, figure in ((beside, sides[1], f"{b[k]:.2f}"), (row, sides[0], f"{a[k]:.2f}"))],
+             "said": [{"name": told(one), "text": _said(side, k), "right": RIGHT[runs[0].kind].format(right[k])}
+                      for one, side, right in ((beside, sides[1], b), (row, sides[0], a))],
              "difference": signed(float(ahead[k]))}
             for k in chosen
         ]  # fmt: skip
@@ -58,7 +59,7 @@ def examples(out: Path, row: Row, beside: Row, datasets: dict[str, Path]) -> dic
         return None
     return {
         "text": f"{told(row)} beside {told(beside)}, {labels_told([row])}, by {ABOUT[runs[0].kind]}"
-        + (f", mean of {len(seeds)} seeds" if len(seeds) > 1 else "")
+        + (f", with scores that are means over {len(seeds)} seeds" if len(seeds) > 1 else "")
         + f": {int((ahead[known] > 0).sum()):,} of {len(known):,} test samples got better, "
         f"{int((ahead[known] < 0).sum()):,} worse.",
         "groups": groups, "legend": pictures.legend(),

@@ -8,9 +8,9 @@ from typing import Any
 
 from evaluation.figures import ACCENTS, bars_figure, confusion_axes, legend_name, panels
 from evaluation.report.comparison.classes import MEASURES, class_names
+from evaluation.report.comparison.contest import contest
 from evaluation.report.comparison.rows import (
     Row,
-    contest,
     identity,
     in_lead,
     is_baseline,
@@ -59,7 +59,7 @@ def _figures(out: Path, comparison: dict[str, Any]) -> Iterator[tuple[str, Any]]
         if len(fractions) > 1:
             yield f"efficiency-{slug}", _efficiency(rows, comparison, fractions, protocol["name"])
         few = [row for row in rows if row["label_fraction"] == fractions[0]]
-        best, beside = contest(few, comparison)
+        best, beside = contest(out, few, comparison)
         share = f"{percent(fractions[0])} of the labels"
         measure = MEASURES.get(few[0]["score"], "f1")
         shown = {told(row): row["per_class"][measure] for row in (beside, best)

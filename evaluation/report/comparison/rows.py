@@ -15,8 +15,6 @@ Row = dict[str, Any]
 """One of `rows` in comparison.json."""
 RESAMPLES = 1000
 NOTHING = float("nan")
-SIGNED = ("ari", "silhouette")
-"""Scores that may be below 0; all others lie between 0 and 1."""
 
 
 def told(row: Row) -> str:
@@ -48,10 +46,7 @@ def is_plain(row: Row) -> bool:
 def main_score(row: Row) -> dict[str, Any]:
     """mean, low, high and values of the score that a row is judged by; NaN for what is not there."""
     found = dict(row.get("scores", {}).get(row.get("score"), {}))
-    mean, low, high = (_number(found.get(name)) for name in ("mean", "low", "high"))
-    if row.get("score") not in SIGNED:  # few seeds widen intervals past what a score can be
-        low, high = (min(max(value, 0.0), 1.0) if math.isfinite(value) else value for value in (low, high))
-    return {"mean": mean, "low": low, "high": high, "values": found.get("values") or []}
+    return {name: _number(found.get(name)) for name in ("mean", "low", "high")} | {"values": found.get("values") or []}
 
 
 def lead(found: dict[str, Any] | None) -> dict[str, float] | None:
@@ -130,24 +125,14 @@ def paired(out: Path, row: Row, other: Row) -> dict[str, float] | None:
     return {"mean": found.estimate, "low": found.low, "high": found.high}
 
 
-def contest(rows: Sequence[Row], comparison: dict[str, Any]) -> tuple[Row | None, Row | None]:
-    """Of one label fraction: the best encoder, and whom it is held against: the baseline, else the best floor."""
-    mean = lambda row: main_score(row)["mean"]  # noqa: E731
-    rows = [row for row in rows if math.isfinite(mean(row))]
-    others = [row for row in rows if not row.get("floor") and not is_baseline(row, comparison)]
-    best = max(others, key=mean, default=None)
-    own = ((best or {}).get("to_baseline") or {}).get("baseline", comparison.get("baseline"))
-    beside = [row for row in rows if is_baseline(row, comparison) and own in (None, row["encoder"])]
-    return best, max(beside or [row for row in rows if row.get("floor")], key=mean, default=None)
-
-
 def ranked(rows: Sequence[Row]) -> list[str]:
-    """Identities of rows by their mean over label fractions, highest first, floors last."""
+    """Identities of rows by their mean over label fractions, highest first, floors last; what is no number, lowest."""
     means: dict[str, list[float]] = {}
     floors = {identity(row) for row in rows if row.get("floor")}
     for row in rows:
         means.setdefault(identity(row), []).append(main_score(row)["mean"])
-    return sorted(means, key=lambda name: (name in floors, -sum(means[name]) / len(means[name])))
+    over = {name: sum(each) / len(each) for name, each in means.items()}
+    return sorted(over, key=lambda name: (name in floors, -over[name] if math.isfinite(over[name]) else math.inf))
 
 
 def labels_told(rows: Sequence[Row]) -> str:

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.report.comparison.classes import confusions, per_class
+from evaluation.report.comparison.contest import choice, contest
 from evaluation.report.comparison.curves import curves
 from evaluation.report.comparison.examples import examples
 from evaluation.report.comparison.extras import extra_tables, run_pictures
 from evaluation.report.comparison.rows import (
     Row,
     baseline_told,
-    contest,
     identity,
     in_lead,
     is_baseline,
@@ -23,7 +23,11 @@ from evaluation.report.comparison.rows import (
 )
 from evaluation.report.comparison.studies import studies
 from evaluation.report.comparison.table import lead_table, leads_of
+from evaluation.report.sections import pretraining_section
 from evaluation.report.words import NAMES, duration, sentence, signed
+from evaluation.runs import is_pretrained, read_json
+from shards.errors import BandstreamError
+from training.monitor import METRICS
 
 
 def comparison_section(out: Path, comparison: dict[str, Any], datasets: dict[str, Path]) -> dict[str, Any]:
@@ -43,9 +47,11 @@ def comparison_section(out: Path, comparison: dict[str, Any], datasets: dict[str
         "Brackets are 95 % bootstrap intervals over the test samples"
         + (" and over seeds. " if len(seeds) > 1 else ", for there is one seed. ")
         + "Differences are paired: both sides scored on the same test samples with the same seeds. A difference is "
-        "called better or worse only where its interval leaves out 0. The highest mean of each group is bold.",
+        "called better or worse only where its interval leaves out 0; of many differences that are none, about one in "
+        "twenty is called so by chance. The highest mean of each group is bold, a floor's too."
+        + _trained_once(out, comparison),
         "protocols": protocols,
-        "cost": _cost(comparison, protocols),
+        "cost": _cost(comparison, protocols), "pretraining": _pretraining(out),
         "failed": comparison.get("failed") or [],
         "verdicts": [protocol["verdict"] for protocol in protocols if protocol["verdict"]],
     }  # fmt: skip
@@ -68,7 +74,8 @@ def _protocol(
         "baseline": f"difference to {baseline_told(comparison)}", "floor": "difference to the best floor",
     })  # fmt: skip
     few = [row for row in shown if row["label_fraction"] == fractions[0]]
-    best, beside = contest(few, comparison)
+    best, beside = contest(out, few, comparison)
+    chosen = choice(out, few, comparison)
     return {
         "name": protocol["name"], "about": _about(protocol), "score": score, "table": table,
         "curves": curves(shown, order, comparison, fractions, score),
@@ -76,15 +83,59 @@ def _protocol(
             found for fraction in dict.fromkeys((fractions[0], fractions[-1]))
             if (found := per_class([row for name in order for row in shown
                                     if row["label_fraction"] == fraction and identity(row) == name],
-                                   *contest([r for r in shown if r["label_fraction"] == fraction], comparison)))
+                                   *contest(out, [r for r in shown if r["label_fraction"] == fraction],
+                                            comparison)))
         ],
         "confusions": confusions(out, [row for row in (beside, best) if row]),
         "examples": examples(out, best, beside, datasets) if best and beside else None,
         "studies": studies(out, comparison, rows),
         "extras": extra_tables([row for name in order for row in shown if identity(row) == name]),
         "pictures": run_pictures(out, best or beside),
-        "verdict": _verdict(protocol, best, beside, comparison, rows, score),
+        "choice": chosen if best and beside else "",
+        "verdict": _verdict(protocol, best, beside, comparison, rows, score, chosen),
     }  # fmt: skip
+
+
+def _pretraining(out: Path) -> list[dict[str, Any]]:
+    """The runs that a comparison pretrained itself, as far as they came; of many, the views of the first."""
+    found: list[dict[str, Any]] = []
+    for metrics in sorted(out.glob(f"encoders/*/seed-*/{METRICS}")):
+        folder = metrics.parent
+        try:
+            section = pretraining_section(folder)
+        except (BandstreamError, KeyError, TypeError):  # a run that was cut off, or that another version wrote
+            continue
+        name = f"{folder.parent.name}, {folder.name.replace('-', ' ')}"
+        found.append(section | {"name": name} | ({"views": None} if found else {}))
+    return found
+
+
+def _trained_once(out: Path, comparison: dict[str, Any]) -> str:
+    """Which encoders all seeds of a row started from: their intervals know nothing of another pretraining."""
+    once: dict[str, None] = {}
+    for row in comparison["rows"]:
+        sources = [_source(out, folder) for folder in row.get("folders", [])]
+        if not row.get("floor") and len(sources) > 1 and len(set(sources)) == 1 and sources[0]:
+            once[told(row)] = None
+    if not once:
+        return ""
+    return (
+        f" All seeds of {', '.join(once)} start from one pretraining run: intervals are over what came after it, and "
+        "say nothing of how another pretraining would have turned out."
+    )
+
+
+def _source(out: Path, folder: str) -> str:
+    """The weights that a run started from; "" for its own random ones, and where it does not say."""
+    path = out / folder / "results.json"
+    if not path.resolve().is_relative_to(out.resolve()) or not path.is_file():
+        return ""
+    try:
+        content = read_json(path)
+        held = content.get("init") or (content.get("source") if is_pretrained(content) else None)
+    except (BandstreamError, AttributeError, KeyError):
+        return ""
+    return "" if held in (None, "scratch") else str(held)
 
 
 def _cost(comparison: dict[str, Any], protocols: list[dict[str, Any]]) -> dict[str, Any] | None:
@@ -112,7 +163,7 @@ def _cost(comparison: dict[str, Any], protocols: list[dict[str, Any]]) -> dict[s
 
 def _verdict(
     protocol: dict[str, Any], best: Row | None, beside: Row | None, comparison: dict[str, Any], rows: Sequence[Row],
-    score: str,
+    score: str, chosen: str,
 ) -> dict[str, Any] | None:  # fmt: skip
     if best is None or beside is None or protocol.get("evaluate") == "map":  # whose picture says it, not a number
         return None
@@ -126,8 +177,8 @@ def _verdict(
         text += f"; difference {signed(found['mean'])}{bounds}: {outcome}"
     return {
         "title": f"{protocol['name']}, {labels_told([best])}",
-        "figures": [(told(beside), main_score(beside)["mean"]), (told(best), main_score(best)["mean"])],
-        "text": f"{text}.",
+        "figures": [(told(row), main_score(row)["mean"]) for row in (beside, best)],
+        "text": f"{text}. {chosen}".strip(),
     }  # fmt: skip
 
 

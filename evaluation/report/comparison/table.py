@@ -23,7 +23,7 @@ def lead_table(
     second = [name for name in SECOND if any(name in r["scores"] and name != r["score"] for r in shown)][:2]
     drawn = []
     for group in groups:
-        means = [main_score(row)["mean"] for row in group["rows"] if not row.get("floor")]
+        means = [mean for row in group["rows"] if math.isfinite(mean := main_score(row)["mean"])]
         highest = max(means) if len(means) > 1 else math.inf
         lines = []
         for row in group["rows"]:
@@ -33,7 +33,7 @@ def lead_table(
                 "name": row.get("shown_as") or told(row), "role": role,
                 "mean": figure(score["mean"]), "interval": _bounds(score["low"], score["high"]),
                 "strip": safe(strip(score["low"], score["mean"], score["high"], span, role)),
-                "best": role != "floor" and score["mean"] == highest,
+                "best": score["mean"] == highest,
                 "seeds": len(row.get("seeds", [])),
                 "second": [figure(row["scores"].get(name, {}).get("mean", math.nan)) for name in second],
                 "leads": {name: _lead_cell(leads.get(name)) for name in differences},

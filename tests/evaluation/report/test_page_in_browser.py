@@ -1,5 +1,6 @@
 """The page in a real browser: nothing fetched, nothing wider than a phone, all of it by keyboard, no script needed."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +23,12 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     classes = [LONG, "<b>&\"'", *(f"class {k}" for k in range(6))]
     few_labels(folder / "all" / "compared", "single", classes, encoders=("scratch", "simclr", LONG), seeds=(0,),
                failed=[{"cell": LONG, "error": LONG * 2}])  # fmt: skip
+    path = folder / "all" / "compared" / "comparison.json"
+    content = json.loads(path.read_text())
+    for row in content["rows"]:  # cells of a confusion matrix in all depths of colour
+        row["confusion"] = [[12 * k + 8 if j == k else 92 - 12 * k if j == (k + 1) % 8 else 0 for j in range(8)]
+                            for k in range(8)]  # fmt: skip
+    path.write_text(json.dumps(content))
     make_run(folder / "all" / "a", results("scratch", 0.3, classes))
     make_run(folder / "all" / LONG, results("run", 0.4, classes))
     write_report([folder / "all"], folder / "report.html", f"A title with {LONG}")
