@@ -161,6 +161,12 @@ def short_name(name: str) -> str:
     return shorter if len(shorter) < 30 else shorter[:28] + "…"
 
 
+def short_names(names: Sequence[str]) -> list[str]:
+    """Short names of classes that stand beside each other: whole ones where the short ones would be the same."""
+    short = [short_name(name) for name in names]
+    return [told if short.count(told) == 1 else name for name, told in zip(names, short, strict=True)]
+
+
 def save_picture(path: Path, picture: np.ndarray) -> None:
     """Write uint8 (H, W, 3) as PNG, atomically."""
     atomic.write_bytes(path, png(picture))

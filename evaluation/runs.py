@@ -34,7 +34,14 @@ class Found:
         if (folder / FILE).exists():
             self.shards.append(folder)
         elif (folder / COMPARISON).exists():
-            self.comparisons.append((folder, read_json(folder / COMPARISON)))
+            content = read_json(folder / COMPARISON)
+            version = content.get("format_version") if isinstance(content, dict) else None
+            if version != 1:
+                raise BandstreamError(
+                    f"{folder / COMPARISON} is of format {version}, and format 1 can be read: "
+                    "run `bandstream compare` again"
+                )
+            self.comparisons.append((folder, content))
         elif (folder / "results.json").exists():
             content = read_json(folder / "results.json")
             runs = self.finetuning

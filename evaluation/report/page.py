@@ -26,9 +26,12 @@ def write_report(paths: Sequence[Path], out: Path, title: str) -> None:
     datasets = {ShardSet.open(folder).manifest.fingerprint(): folder for folder in found.shards} | _compared_on(found)
     comparisons = [comparison_section(folder, content, datasets) for folder, content in found.comparisons]
     groups = [
-        finetuning_section(group, datasets) for group in grouped(found.finetuning, ("kind", "data", "label_fraction"))
+        finetuning_section(group, datasets)
+        for group in grouped(found.finetuning, ("kind", "data", "target", "label_fraction"))
     ]
-    probes = [probes_section(group) for group in grouped(found.probes, ("protocol", "data", "label_fraction"))]
+    probes = [
+        probes_section(group) for group in grouped(found.probes, ("protocol", "data", "target", "label_fraction"))
+    ]
     studies = [study_section(group) for group in grouped(found.studies, ("protocol", "data", "hold_out", "against"))]
     calibrated = calibration_section([run for run in found.probes if run[1]["protocol"] == "linear"])
     studies += [calibrated] if calibrated else []
@@ -67,7 +70,7 @@ def write_report(paths: Sequence[Path], out: Path, title: str) -> None:
         ],
         total=total,
         commands=[row["command"] for row in found.stages if row.get("command")],
-        machine=f"This page was written on {_processor()}, {len(os.sched_getaffinity(0))} CPU cores in use, "
+        machine=f"This page was written on {_processor()} (CPU cores in use: {len(os.sched_getaffinity(0))}), "
         f"{platform.system()} {platform.machine()}.",
         chance=_chance(found.finetuning),
     )

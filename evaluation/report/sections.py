@@ -120,7 +120,10 @@ def probes_section(runs: list[Run]) -> dict[str, Any]:
         low, high = max(floors), max(pretrained)
         verdict = {
             "title": f"Frozen features, {protocol}, {percent(first['label_fraction'])} of the labels",
-            "figures": [("best floor", low), ("pretrained", high)],
+            "figures": [
+                ("best floor", low),
+                ("pretrained" if len(pretrained) == 1 else f"highest on test of {len(pretrained)} pretrained", high),
+            ],
             "text": f"{NAMES[first['score']]} on the test split; {_ahead(high - low, 'the best floor')}.",
         }
     return {

@@ -28,7 +28,10 @@ MARKS = (
 
 @dataclass(frozen=True)
 class Line:
-    """Values over places `xs`, with the bounds of their intervals (or none). `style` 1 to 7, or 0: a floor, dashed."""
+    """Values over places `xs`, with the bounds of their intervals (or none).
+
+    `style` 1 to 7, or 0 to -2: a floor, dashed in one of three ways.
+    """
 
     name: str
     xs: Sequence[float]
@@ -87,13 +90,13 @@ def band_chart(
     for line in lines:
         upper = [(at_x(x), at_y(y)) for x, y in zip(line.xs, line.highs, strict=False) if math.isfinite(y)]
         lower = [(at_x(x), at_y(y)) for x, y in zip(line.xs, line.lows, strict=False) if math.isfinite(y)]
-        if len(upper) > 1 and line.style:
+        if len(upper) > 1 and line.style > 0:
             parts.append(f'<path class="band s{line.style}" d="{_path([*upper, *lower[::-1]])}z"/>')
     for line in lines:
         points = [(at_x(x), at_y(y)) for x, y in zip(line.xs, line.ys, strict=True) if math.isfinite(y)]
         name = f"<title>{escape(line.name)}</title>"
-        if not line.style:
-            parts.append(f'<path class="line floor" d="{_path(points)}">{name}</path>')
+        if line.style <= 0:
+            parts.append(f'<path class="line floor f{-line.style}" d="{_path(points)}">{name}</path>')
             continue
         parts.append(f'<path class="line s{line.style}" d="{_path(points)}">{name}</path>')
         parts += [_mark(line.style, x, y) for x, y in points]
@@ -103,8 +106,8 @@ def band_chart(
 def key(style: int) -> str:
     """What a line of `band_chart` looks like, for its legend."""
     drawn = f'<path class="line s{style}" d="M1 8H33"/>{_mark(style, 17, 8)}'
-    if not style:
-        drawn = '<path class="line floor" d="M1 8H33"/>'
+    if style <= 0:
+        drawn = f'<path class="line floor f{-style}" d="M1 8H33"/>'
     return f'<svg class="sample" viewBox="0 0 34 16" width="34" height="16" aria-hidden="true">{drawn}</svg>'
 
 

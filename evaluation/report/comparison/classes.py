@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.pictures import short_name
+from evaluation.pictures import short_names
 from evaluation.report.comparison.rows import Row, identity, is_plain, labels_told, told
 from evaluation.report.words import NAMES, sentence, signed
 from evaluation.runs import read_json
@@ -37,7 +37,7 @@ def per_class(rows: Sequence[Row], best: Row | None, beside: Row | None) -> dict
         low, high = ((row["per_class"].get(measure, {}).get(name) if row else None) for row in (beside, best))
         ahead = high - low if low is not None and high is not None else None
         lines.append({
-            "name": name, "short": short_name(name), "cells": [held.get(name) for held in values],
+            "name": name, "cells": [held.get(name) for held in values],
             "difference": None if ahead is None else signed(ahead), "ahead": ahead or 0.0,
         })  # fmt: skip
     return {
@@ -59,10 +59,11 @@ def confusions(out: Path, rows: Sequence[Row]) -> list[dict[str, Any]]:
         counts = counts[np.ix_(there, there)]
         shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
         names = [classes[k] for k in there]
+        short = short_names(names)
         found.append({
             "title": f"{told(row)}, {labels_told([row])}", "open": len(names) <= OPEN,
-            "names": [{"name": name, "short": short_name(name)} for name in names],
-            "rows": [{"name": name, "short": short_name(name),
+            "names": [{"name": name, "short": told} for name, told in zip(names, short, strict=True)],
+            "rows": [{"name": name, "short": short[row_number],
                       "cells": [{"share": share, "right": k == row_number,
                                  "text": f"{max(100 * share, 1):.0f}" if share >= 0.005 else ""}
                                 for k, share in enumerate(line.tolist())]}

@@ -23,11 +23,11 @@ def curves(
     """Score over label fraction, and the lead over the baseline (or best floor) over label fraction."""
     if len(fractions) < 2:
         return None
-    lines, leads, style = [], [], 1
+    lines, leads, style, floors = [], [], 1, 0
     for name in order:
         own = sorted((row for row in rows if identity(row) == name), key=lambda row: float(row["label_fraction"]))
         if own[0].get("floor"):
-            number = 0
+            number, floors = -(floors % 3), floors + 1
         elif is_baseline(own[0], comparison):
             number = 1
         else:
@@ -49,9 +49,8 @@ def curves(
     if second := band_chart(leads, ticks, "labels", f"lead over {to}", log=True, zero=True):
         charts.append({"svg": safe(second), "text": f"The lead over {to}, paired. Where a band leaves out 0, the two "
                        "differ by this data."})  # fmt: skip
-    keys = [{"svg": safe(key(line.style)), "name": line.name} for line in lines if line.style]
-    if floors := [line.name for line in lines if not line.style]:
-        keys.append({"svg": safe(key(0)), "name": f"floors: {', '.join(floors)}"})
+    keys = [{"svg": safe(key(line.style)), "name": line.name + (" (floor)" if line.style <= 0 else "")}
+            for line in sorted(lines, key=lambda line: line.style <= 0)]  # fmt: skip
     left_out = len(order) - len(lines)
     return {"charts": charts, "keys": keys, "left_out": left_out}
 

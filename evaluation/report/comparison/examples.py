@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from evaluation.intervals import align
-from evaluation.pictures import class_colours, colour_picture, mask_picture, png, short_name
+from evaluation.pictures import class_colours, colour_picture, mask_picture, png, short_names
 from evaluation.predictions import Predictions
 from evaluation.report.comparison.rows import Row, labels_told, predictions, told
 from evaluation.report.words import picture, signed
@@ -80,28 +80,29 @@ def rightness(run: Predictions) -> np.ndarray:
 
 
 def _truth(run: Predictions, k: int) -> str:
+    classes = short_names(run.classes)
     if run.kind == "single":
-        return run.classes[int(run.truth[k])]
+        return classes[int(run.truth[k])]
     if run.kind == "multilabel":
-        return ", ".join(short_name(run.classes[c]) for c in np.flatnonzero(run.truth[k])) or "no class"
+        return ", ".join(classes[c] for c in np.flatnonzero(run.truth[k])) or "no class"
     shares = run.scores[k].sum(1)
-    return _shares(shares, run.classes)
+    return _shares(shares, classes)
 
 
 def _said(side: Sequence[Predictions], k: int) -> str:
     scores = np.mean([run.scores[k] for run in side], 0)
-    classes = side[0].classes
+    classes = short_names(side[0].classes)
     if side[0].kind == "single":
-        return short_name(classes[int(scores.argmax())])
+        return classes[int(scores.argmax())]
     if side[0].kind == "multilabel":
-        return ", ".join(short_name(classes[c]) for c in np.flatnonzero(scores > 0.5)) or "no class"
+        return ", ".join(classes[c] for c in np.flatnonzero(scores > 0.5)) or "no class"
     return _shares(scores.sum(0), classes)
 
 
 def _shares(pixels: np.ndarray, classes: Sequence[str]) -> str:
     """The three largest classes of a map, with their shares."""
     order = [c for c in np.argsort(-pixels, kind="stable")[:3].tolist() if pixels[c] > 0]
-    return ", ".join(f"{short_name(classes[c])} {pixels[c] / pixels.sum():.0%}" for c in order) or "nothing"
+    return ", ".join(f"{classes[c]} {pixels[c] / pixels.sum():.0%}" for c in order) or "nothing"
 
 
 class _Pictures:

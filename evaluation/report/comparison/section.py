@@ -29,6 +29,9 @@ from evaluation.runs import is_pretrained, read_json
 from shards.errors import BandstreamError
 from training.monitor import METRICS
 
+UNLABELLED = ("cluster", "map")
+"""Protocols that use no labels but to be judged by."""
+
 
 def comparison_section(out: Path, comparison: dict[str, Any], datasets: dict[str, Path]) -> dict[str, Any]:
     """What the template shows of a comparison's folder."""
@@ -44,9 +47,9 @@ def comparison_section(out: Path, comparison: dict[str, Any], datasets: dict[str
         "title": comparison.get("title") or out.name,
         "text": f"{len(encoders)} encoders ({names}) by {len(protocols)} "
         f"protocol{'s' if len(protocols) != 1 else ''}, {_counted(seeds, 'seed')}. "
-        "Brackets are 95 % bootstrap intervals over the test samples"
-        + (" and over seeds. " if len(seeds) > 1 else ", for there is one seed. ")
-        + "Differences are paired: both sides scored on the same test samples with the same seeds. A difference is "
+        "Below each score, and in brackets beside each difference, stands its 95 % bootstrap interval over the test "
+        f"samples{', and over seeds where there are several' if len(seeds) > 1 else ', for there is one seed'}. "
+        "Differences are paired: both sides scored on the same test samples with the same seeds. A difference is "
         "called better or worse only where its interval leaves out 0; of many differences that are none, about one in "
         "twenty is called so by chance. The highest mean of each group is bold, a floor's too."
         + _trained_once(out, comparison),
@@ -65,7 +68,8 @@ def _protocol(
     score = NAMES.get(rows[0]["score"], rows[0]["score"].replace("_", " "))
     order = ranked(shown)
     groups = [
-        {"title": labels_told([row for row in shown if row["label_fraction"] == fraction]),
+        {"title": "without labels" if protocol.get("evaluate") in UNLABELLED
+         else labels_told([row for row in shown if row["label_fraction"] == fraction]),
          "rows": [row for name in order for row in shown
                   if row["label_fraction"] == fraction and identity(row) == name]}
         for fraction in fractions

@@ -225,6 +225,9 @@ def test_what_is_missing_is_left_out_and_what_is_damaged_is_one_line(tmp_path: P
     assert ["simclr, 100 %", "0.700"] in [words(row) for row in page.rows]
     assert "nan" not in re.sub(r"<style>.*?</style>", "", text, flags=re.S).lower().replace("finance", "")
     assert write_figures(tmp_path) == []
+    (tmp_path / "comparison.json").write_text(json.dumps(content | {"format_version": 2}))
+    with pytest.raises(BandstreamError, match="is of format 2, and format 1 can be read"):
+        discover([tmp_path])
     (tmp_path / "comparison.json").write_text("{")
     with pytest.raises(BandstreamError, match="comparison.json cannot be read"):
         discover([tmp_path])

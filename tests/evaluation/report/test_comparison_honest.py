@@ -9,6 +9,8 @@ import pytest
 
 from evaluation.report.comparison.classes import confusions
 from evaluation.report.comparison.contest import choice, contest
+from evaluation.report.comparison.curves import curves
+from evaluation.report.comparison.rows import identity
 from evaluation.report.comparison.table import lead_table
 from evaluation.report.page import write_report
 from tests.evaluation.report.made_comparisons import few_labels
@@ -61,6 +63,27 @@ def test_small_shares_of_a_confusion_are_no_zeros(tmp_path: Path) -> None:
     assert cells == [["99", "1"], ["", "100"]]
     held = row("a", 0.5, confusion=[[995, 5], [0, 1]])
     assert confusions(tmp_path, [held])[0]["rows"][0]["cells"][1]["text"] == "1"
+
+
+def test_classes_whose_short_names_are_the_same_keep_their_own(tmp_path: Path) -> None:
+    held = row("a", 0.5, confusion=[[3, 1, 0], [2, 2, 0], [0, 0, 1]],
+               per_class={"f1": {"Forest, dense": 0.5, "Forest, open": 0.4, "Sea, ocean": 0.1}})  # fmt: skip
+    (matrix,) = confusions(tmp_path, [held])
+    assert [one["short"] for one in matrix["names"]] == ["Forest, dense", "Forest, open", "Sea"]
+    assert [line["short"] for line in matrix["rows"]] == ["Forest, dense", "Forest, open", "Sea"]
+
+
+def test_floors_can_be_told_apart_in_the_chart_and_in_its_key() -> None:
+    floors = ("image statistics", "random cnn")
+    rows = [row(name, 0.3 + k / 10, label_fraction=fraction, floor=name in floors)
+            for k, name in enumerate(("simclr", *floors)) for fraction in (0.1, 1.0)]  # fmt: skip
+    order = list(dict.fromkeys(map(identity, rows)))
+    drawn = curves(rows, order, {"rows": rows, "baseline": None}, [0.1, 1.0], "accuracy")
+    assert drawn is not None
+    in_chart = dict(re.findall(r'class="line (floor f\d)"[^>]*><title>([^<]+)', drawn["charts"][0]["svg"]))
+    assert sorted(in_chart.values()) == sorted(floors)
+    in_key = {re.search('class="line ([^"]+)"', one["svg"])[1]: one["name"] for one in drawn["keys"]}  # type: ignore[index]
+    assert in_key == {"s2": "simclr"} | {kind: f"{name} (floor)" for kind, name in in_chart.items()}
 
 
 HOSTILE = '"><script>alert(5)</script>'
