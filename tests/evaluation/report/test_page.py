@@ -15,6 +15,7 @@ from evaluation.report.page import write_report
 from evaluation.runs import discover
 from shards.errors import BandstreamError
 from shards.manifest import Manifest
+from tests.pipeline.making import make_set
 
 CLASSES = ["Pastures", "<script>alert(1)</script>", "Never there"]
 MANIFEST = "0" * 64
@@ -97,6 +98,29 @@ def test_page_needs_nothing_beside_it_and_escapes_what_it_shows(folder: Path, tm
         assert not any(name.startswith("on") for name in attributes)
     assert "url(" not in text and "@import" not in text
     assert "prefers-color-scheme: dark" in text and 'name="viewport"' in text
+
+
+def test_names_of_folders_stay_text_and_label_levels_are_not_mixed(tmp_path: Path) -> None:
+    evil = "<svg onload=alert(6)>'&"
+    for name in ("a", evil):
+        make_run(tmp_path / "all" / name, results("scratch", 0.3, CLASSES, target="land_cover"))
+    make_run(tmp_path / "all" / "other", results("scratch", 0.3, CLASSES, target="climate"))
+    write_report([tmp_path / "all"], tmp_path / "report.html", "Title")
+    text = (tmp_path / "report.html").read_text()
+    page = Page(text)
+    assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
+    assert any(row[0] == f"from scratch ({evil})" for row in page.rows)
+    assert len(re.findall('<h2 id="finetuning-', text)) == 2, "a table a label level"
+
+
+def test_pictures_without_near_infrared_are_not_called_false_colour(tmp_path: Path) -> None:
+    folder = make_set(
+        tmp_path / "set", {"train": 3}, arrays={"rgb.npy": (["red", "green", "blue"], 40)}, dtype="uint8",
+        reflectance={"scale": 1 / 255, "offset": 0, "level": "picture"},
+    )  # fmt: skip
+    write_report([folder], tmp_path / "report.html", "Title")
+    text = (tmp_path / "report.html").read_text()
+    assert "true colour" in text and "false colour" not in text
 
 
 def test_data_views_stages_and_predictions_are_shown(shard_set: Path, tmp_path: Path) -> None:
