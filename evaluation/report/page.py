@@ -49,7 +49,11 @@ def write_report(paths: Sequence[Path], out: Path, title: str) -> None:
         version=CREATED_BY,
         date=f"{datetime.now(UTC):%d %B %Y, %H:%M} UTC",
         verdicts=[
-            *(verdict for comparison in comparisons for verdict in comparison["verdicts"]),
+            *(
+                verdict | ({"title": f"{comparison['title']}: {verdict['title']}"} if len(comparisons) > 1 else {})
+                for comparison in comparisons
+                for verdict in comparison["verdicts"]
+            ),
             *(verdict for group in (*groups, *probes) if (verdict := group["verdict"])),
         ],
         contents=_contents(comparisons, data, pretraining, probes, groups, studies),

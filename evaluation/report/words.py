@@ -41,7 +41,9 @@ def figure(value: Any) -> str:
 
 
 def signed(value: float) -> str:
-    return f"{value:+.3f}".replace("-", "−")
+    """Three decimals with their sign, which what is 0 to three decimals has none of."""
+    text = f"{value:+.3f}".replace("-", "−")
+    return "0.000" if text in ("+0.000", "−0.000") else text
 
 
 def sentence(text: str) -> str:

@@ -13,6 +13,7 @@ from evaluation.report.comparison.curves import curves
 from evaluation.report.comparison.rows import identity
 from evaluation.report.comparison.table import lead_table
 from evaluation.report.page import write_report
+from evaluation.report.words import signed
 from tests.evaluation.report.made_comparisons import few_labels
 from tests.evaluation.report.test_page import Page
 
@@ -32,6 +33,18 @@ def test_bounds_beyond_the_range_of_a_score_are_shown_as_they_are() -> None:
     rows = [row("a", 0.5, -0.25, 1.25)]
     (group,) = lead_table([{"title": "", "rows": rows}], {"rows": rows, "baseline": None}, rows, {})["groups"]
     assert group["rows"][0]["interval"] == "−0.250 to 1.250"
+
+
+def test_no_difference_has_no_sign() -> None:
+    assert [signed(value) for value in (0.0, -0.0004, 0.0004, -0.0006)] == ["0.000", "0.000", "0.000", "−0.001"]
+
+
+def test_figures_at_the_top_say_of_which_comparison_they_are(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        few_labels(tmp_path / "all" / name, "single", ["x", "y"], fractions=(0.1,), seeds=(0,), samples=30)
+    write_report([tmp_path / "all"], tmp_path / "report.html", "Title")
+    titles = re.findall('<p class="title">(.*)</p>', (tmp_path / "report.html").read_text())
+    assert len(titles) == 4 and all(title.startswith("Few labels, single: ") for title in titles)
 
 
 def test_a_floor_above_all_encoders_is_the_highest() -> None:
