@@ -131,3 +131,13 @@ def test_numbers_that_are_not_finite_are_remembered_and_rollbacks_are_counted():
     assert watch.factor == 0.25
     with pytest.raises(BandstreamError, match="x, after 2 rollbacks: y"):
         watch.go_back("x", "y")
+
+
+def test_weights_are_good_to_go_back_to_beyond_the_grace_and_without_doubts():
+    watch = Watch(Watching(), 40, PLACE)
+    watch.judge(1, HEALTHY)
+    assert watch.grace == 20 and not watch.is_well(20) and watch.is_well(21)
+    watch.judge(22, HEALTHY | {"feature_std": 0.001})
+    assert not watch.is_well(22)
+    watch.judge(23, HEALTHY)
+    assert watch.is_well(23)
