@@ -31,10 +31,9 @@ from cli import run
 @click.option("--recipe", "recipe_file", type=click.Path(path_type=Path), help="TOML with any of the knobs.")
 @click.option("--freeze", type=click.Choice(["encoder", "progressive", "none"]), help="[default: as the recipe says]")
 @click.option("--label-fraction", type=float, help="Share of the train split whose labels are used  [default: 1]")
-@click.option(
-    "--normalise", type=click.Choice(["set", "encoder"]), help="Whose statistics views are standardised with."
-)
+@click.option("--normalise", type=click.Choice(["set", "encoder"]), help="Whose statistics standardise the views.")
 @click.option("--bands", help="Names with commas between them  [default: all of SHARDS]")
+@click.option("--fallback", type=click.Choice(["none", "wavelength", "zero"]), help="For bands that --init never saw.")
 @click.option("--encoder", help="For --init scratch.")
 @click.option("--decoder", help="unet, unetplusplus, deeplabv3plus, fpn, segformer, upernet; dpt for a ViT.")
 @click.option("--loss", multiple=True, help="ce, bce, dice or focal; several add up.")
@@ -136,7 +135,7 @@ def finetune(
             raise BandstreamError("--normalise encoder needs an encoder: name a run with --init")
         encoder = build_encoder(recipe.encoder, len(bands), view_size)
     else:
-        encoder, info = load_encoder(init, bands)
+        encoder, info = load_encoder(init, bands, recipe.fallback)
         origin = "supervised" if "target" in info.data else "pretrained"
         if recipe.normalise == "encoder":
             statistics = of_encoder(info, manifest.reflectance)
@@ -233,6 +232,7 @@ def finetune(
         "task": recipe.task, "kind": kind, "target": target.name, "init": init, "init_kind": origin,
         "freeze": recipe.frozen, "label_fraction": recipe.label_fraction, "labelled_samples": len(used.subset),
         "missing_classes": used.missing, "seed": recipe.seed, "normalise": recipe.normalise, "bands": bands,
+        "adapted": str(encoder.adaptation or ""),
         "encoder": encoder.name, "decoder": model.decoder, "data": data, "classes": classes, "score": SCORE[kind],
         "val": best, "best_epoch": best_epoch, "epochs_run": epoch + 1, "test": test,
         "test_samples": shard_set.size("test"), "recipe": recipe.model_dump(mode="json"),

@@ -41,6 +41,7 @@ from cli import run
 @click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in --out, if there is one.")
 @click.option("--method", help="simclr, moco-v2, moco-v3, byol, simsiam, vicreg  [default: simclr]")
 @click.option("--init", help="A run, folder or user/name of the Hub, whose encoder is trained on.")
+@click.option("--fallback", type=click.Choice(["none", "wavelength", "zero"]), help="For bands that --init never saw.")
 @click.option("--encoder", help="An smp or timm encoder, such as resnet50, or cnn.")
 @click.option("--epochs", type=int)
 @click.option("--batch-size", type=int, help="Over all processes.")

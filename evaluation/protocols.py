@@ -72,6 +72,7 @@ def run_protocol(asked: Settings, out: Path) -> dict[str, Any]:
     subjects = find_subjects(
         asked.encoder, asked.band_names, asked.shard_set.grid[0], stages=asked.stages, view_size=asked.view_size,
         normalise=asked.normalise, reflectance=manifest.reflectance, seed=asked.seed, device=asked.device,
+        fallback=asked.fallback,
     )  # fmt: skip
     functions = [subject.features for subject in subjects.all]
     chosen: dict[str, np.ndarray | None] = {"val": None, "test": None}
@@ -92,7 +93,7 @@ def run_protocol(asked: Settings, out: Path) -> dict[str, Any]:
     score = score_name(asked)
     used = asked.subset if "train" in SPLITS[asked.protocol] else np.empty(0)
     results = asked.described() | {
-        "encoder": subjects.main.told, "labelled_samples": len(used),
+        "encoder": subjects.main.told, "adapted": subjects.main.adapted, "labelled_samples": len(used),
         "view_size": subjects.view_size or asked.shard_set.grid[0], "features": int(found[0]["test"][0].shape[1]),
         "score": score, "chosen_on_val": outcomes[0].chosen, "test": outcomes[0].test,
         "test_samples": asked.shard_set.size("test"), **outcomes[0].extra,

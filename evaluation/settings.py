@@ -17,6 +17,7 @@ from models.hub import WEIGHTS
 from pipeline.loader import Loader
 from pipeline.views import ViewRecipe
 from shards import atomic
+from shards.bands import Fallback
 from shards.errors import BandstreamError
 from shards.manifest import LabelSpec
 from shards.shardset import ShardSet
@@ -54,6 +55,7 @@ class Settings:
     neighbours: int = 10
     bands: tuple[str, ...] | None = None
     """None: all of the set, or what the protocol says."""
+    fallback: Fallback = "none"
 
     @cached_property
     def band_names(self) -> list[str]:

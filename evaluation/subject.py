@@ -11,6 +11,7 @@ from evaluation.features import Features, frozen, image_statistics
 from evaluation.standardising import Statistics, of_encoder
 from models.encoder import build_encoder
 from models.export import load_encoder
+from shards.bands import Fallback
 from shards.errors import BandstreamError
 from shards.manifest import Reflectance
 
@@ -22,11 +23,13 @@ IMAGE_STATISTICS = "image statistics"
 
 @dataclass(frozen=True)
 class Subject:
-    """A function of views, what it is called, and the module in it (image statistics have none)."""
+    """A function of views, what it is called, the module in it (image statistics have none), and how its stem came from
+    other bands, in words, if it did."""
 
     told: str
     features: Features
     net: nn.Module | None
+    adapted: str = ""
 
     def fingerprint(self) -> str:
         """A SHA-256 of the weights: two subjects with the same one give the same features."""
@@ -65,12 +68,13 @@ def find_subjects(
     reflectance: Reflectance,
     seed: int,
     device: torch.device,
+    fallback: Fallback = "none",
 ) -> Subjects:
     """What `--encoder` names: a run's folder, `random:NAME`, or `statistics`; met by the names of `bands`.
 
     The floors are image statistics, and the same architecture with random weights (of `seed`), each unless it is itself
     what is evaluated; statistics have no architecture. `patch`: side in pixels, of views where nothing else says;
-    `reflectance`: of the set whose views are standardised.
+    `reflectance`: of the set whose views are standardised; `fallback`: what stands in for bands it never saw.
     Raises BandstreamError on an unknown encoder, and on a band that it never saw.
     """
     statistics: Statistics | None = None
@@ -82,9 +86,9 @@ def find_subjects(
     elif encoder.startswith(RANDOM):
         main = random_subject(encoder.removeprefix(RANDOM), bands, view_size or patch, seed, device, stages)
     else:
-        net, info = load_encoder(encoder, bands)
+        net, info = load_encoder(encoder, bands, fallback)
         view_size = view_size or info.view_size
-        main = Subject(f"pretrained {net.name}", frozen(net, device, stages), net)
+        main = Subject(f"pretrained {net.name}", frozen(net, device, stages), net, str(net.adaptation or ""))
         floors.append(random_subject(net.name, bands, view_size, seed, device, stages))
         if normalise == "encoder":
             statistics = of_encoder(info, reflectance)

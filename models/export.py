@@ -16,6 +16,7 @@ from models.encoder import Encoder, build_encoder
 from models.hub import WEIGHTS, local_folder, push_encoder
 from models.stem import adapt_stem, find_stem, match_bands, wavelength_of
 from shards import atomic
+from shards.bands import Fallback
 from shards.errors import BandstreamError
 
 __all__ = ["EncoderBand", "EncoderInfo", "load_encoder", "push_encoder", "save_encoder"]
@@ -59,7 +60,7 @@ def save_encoder(
 
 
 def load_encoder(
-    source: Path | str, bands: Sequence[str] | None = None, fallback: str = "none"
+    source: Path | str, bands: Sequence[str] | None = None, fallback: Fallback = "none"
 ) -> tuple[Encoder, EncoderInfo]:
     """An encoder, ready for the bands at hand, in their order (default: those it was trained on), and its description.
 

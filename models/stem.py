@@ -1,17 +1,16 @@
 """Meeting other bands by name: the input weights of an encoder's first convolution, picked, ordered and rescaled."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
-from shards.bands import PICTURE, SAME_LIGHT, SENTINEL2
+from shards.bands import PICTURE, SAME_LIGHT, SENTINEL2, Fallback
 from shards.errors import BandstreamError
 
 _SAME_LIGHT = SAME_LIGHT | {band: colour for colour, band in SAME_LIGHT.items()}
-FALLBACKS = ("none", "wavelength", "zero")
 WAVELENGTH_LIMIT_NM = 60
 """A band stands in for another (`fallback="wavelength"`) where their central wavelengths are at most so far apart."""
 
@@ -81,7 +80,9 @@ def find_stem(net: nn.Module, in_channels: int, size: int) -> str:
     return f"{ran[0][0]}.weight"
 
 
-def match_bands(trained: Mapping[str, float], wanted: Sequence[str], fallback: str = "none") -> dict[str, list[str]]:
+def match_bands(
+    trained: Mapping[str, float], wanted: Sequence[str], fallback: Fallback = "none"
+) -> dict[str, list[str]]:
     """Which trained bands (name → wavelength in nm) each wanted band takes its weights from: the one of its name, or
     that which sees the same light (a picture's red is B04, its green B03, its blue B02, and the other way round).
 
@@ -89,8 +90,8 @@ def match_bands(trained: Mapping[str, float], wanted: Sequence[str], fallback: s
     nearest trained band within WAVELENGTH_LIMIT_NM, or the error; `zero`, no weights, so it is not looked at until it
     is trained. Raises BandstreamError.
     """
-    if fallback not in FALLBACKS:
-        raise BandstreamError(f"fallback {fallback!r} is not known: take {', '.join(FALLBACKS)}")
+    if fallback not in get_args(Fallback):
+        raise BandstreamError(f"fallback {fallback!r} is not known: take {', '.join(get_args(Fallback))}")
     twice = {band for band in wanted if list(wanted).count(band) > 1}
     if twice or not wanted:
         raise BandstreamError(f"bands {', '.join(wanted) or 'none'}: name each wanted band once, and at least one")
@@ -115,8 +116,8 @@ def match_bands(trained: Mapping[str, float], wanted: Sequence[str], fallback: s
         beyond = f" within {WAVELENGTH_LIMIT_NM} nm" if fallback == "wavelength" else ""
         raise BandstreamError(
             f"the encoder never saw {', '.join(missed)}{beyond}: it was trained on {', '.join(trained)}; "
-            "leave those bands out, pretrain with them, or call load_encoder with "
-            + ('fallback="zero"' if beyond else 'fallback="wavelength" or "zero"')
+            "leave those bands out, pretrain with them, or say what stands in for them: "
+            + ("--fallback zero" if beyond else "--fallback wavelength, or zero")
         )
     if not any(sources.values()):
         raise BandstreamError(f"the encoder saw none of {', '.join(wanted)}: it was trained on {', '.join(trained)}")

@@ -5,6 +5,7 @@ Wavelengths are S2A's central ones, rounded to the nanometre, as ESA's Sentinel-
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 from shards.errors import BandstreamError
 
@@ -46,6 +47,10 @@ PICTURE: dict[str, Band] = {
 """The channels of an 8-bit picture, which show what B04, B03 and B02 show."""
 
 SAME_LIGHT = {"red": "B04", "green": "B03", "blue": "B02"}
+
+Fallback = Literal["none", "wavelength", "zero"]
+"""What becomes of a band that an encoder never saw: it is an error; the nearest one by wavelength stands in for it; or
+it gets weights of zero. See models/stem.py."""
 
 
 def esa_order(names: Iterable[str]) -> list[str]:

@@ -317,6 +317,18 @@ def test_label_fraction_takes_the_stratified_subset(made: Path, tmp_path: Path) 
     assert results["labelled_samples"] == len(labelled_subset(labels, 0.25, 0)) == 24
 
 
+def test_bands_that_an_encoder_never_saw_are_stood_in_for_where_that_is_asked(pretrained: Path, tmp_path: Path) -> None:
+    made = make_set(tmp_path / "set", SIZES, arrays={"10m.npy": (["B02", "B04", "B12"], SIDE)})
+    options = ["--task", "classify", "--init", str(pretrained), "--epochs", "1"]
+    with pytest.raises(BandstreamError, match="never saw B12.*--fallback wavelength, or zero"):
+        run(made, tmp_path / "none", *options)
+    with pytest.raises(BandstreamError, match=r"B12 \(nearest is B08, .* nm away\) within 60 nm.*--fallback zero"):
+        run(made, tmp_path / "far", *options, "--fallback", "wavelength")
+    results = run(made, tmp_path / "zero", *options, "--fallback", "zero")
+    assert results["adapted"].startswith("3 bands out of 5; B12 from zero; left out: B08, B11, B03")
+    assert results["adapted"] in (tmp_path / "zero" / "README.md").read_text()
+
+
 def test_what_cannot_be_done_is_one_clear_line(made: Path, pretrained: Path, tmp_path: Path) -> None:
     bare = make_set(tmp_path / "bare", {"train": 8}, arrays={"10m.npy": (["B02", "B12"], 32)})
     blank = shards(tmp_path / "blank", mask=lambda n, grid: fields(n, grid) if n < 96 else np.full(grid, 255, np.uint8))

@@ -12,6 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from models.encoder import build_encoder
+from models.export import EncoderBand, save_encoder
 from models.objectives import METHODS
 from shards.errors import BandstreamError
 from tests.pipeline.making import make_set
@@ -279,3 +281,20 @@ def test_a_run_begins_with_the_encoder_of_another(shards, undisturbed, tmp_path)
         if "running" not in name and "tracked" not in name:
             torch.testing.assert_close(first[name], second[name])
     main([*options, "--resume"], standalone_mode=False)  # its architecture is the other run's, also when resumed
+
+
+def test_a_band_that_init_never_saw_has_a_stand_in_that_the_card_tells_also_of_a_resumed_run(tmp_path):
+    made = make_set(tmp_path / "set", {"train": 16}, arrays={"10m.npy": (["B03", "B8A"], 40)})
+    bands = [EncoderBand(name=b, wavelength_nm=nm, mean=1000, std=800) for b, nm in (("B03", 560), ("B08", 833))]
+    parts = {"reflectance": {}, "data": {}, "recipe": {}, "scores": {}}
+    save_encoder(tmp_path / "init", build_encoder("cnn", 2, 32), bands=bands, view_size=32, **parts)
+    out = tmp_path / "run"
+    options = command(made, out, "--init", str(tmp_path / "init"), "--epochs", "1")[2:]
+    with pytest.raises(BandstreamError, match="never saw B8A.*--fallback wavelength"):
+        main(options, standalone_mode=False)
+    main([*options, "--fallback", "wavelength"], standalone_mode=False)
+    card = (out / "README.md").read_text()
+    assert "B8A from B08" in card
+    (out / "README.md").unlink()
+    main([*options, "--fallback", "wavelength", "--resume"], standalone_mode=False)
+    assert (out / "README.md").read_text() == card

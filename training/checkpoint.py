@@ -39,7 +39,9 @@ class Checkpoints:
         random = rng_states(self.place)
         if self.place.is_main:
             state = {name: part.state_dict() for name, part in self.parts.items()}
+            adaptation = self.parts["model"].encoder.adaptation
             state |= {"step": step, "recipe": dict(self.recipe), "rng": random}
+            state["adaptation"] = adaptation.model_dump() if adaptation else None
             save_checkpoint(self.folder, step, state, self.recipe["keep"], (BEST,) * best + (GOOD,) * good)
 
     def resume(self, saved: dict[str, Any]) -> int:

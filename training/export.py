@@ -5,6 +5,7 @@ from typing import Any
 
 from models.encoder import Encoder, build_encoder
 from models.export import EncoderBand, load_encoder, save_encoder
+from models.stem import Adaptation
 from pipeline.loader import Loader
 from shards.errors import BandstreamError
 from training.monitor import METRICS, read_metrics
@@ -20,9 +21,11 @@ SCORES = (
 def starting_encoder(recipe: Pretraining, bands: list[str], saved: dict[str, Any] | None) -> Encoder:
     """The encoder that a run begins with. Where it goes on from a checkpoint, its weights need not be fetched again."""
     if saved:
-        return build_encoder(saved["recipe"]["encoder"], len(bands), recipe.view.size)
+        encoder = build_encoder(saved["recipe"]["encoder"], len(bands), recipe.view.size)
+        encoder.adaptation = saved["adaptation"] and Adaptation(**saved["adaptation"])
+        return encoder
     if recipe.init:
-        encoder = load_encoder(recipe.init, bands)[0]
+        encoder = load_encoder(recipe.init, bands, recipe.fallback)[0]
         size = encoder.options.get("img_size")
         if size and size != recipe.view.size:  # a transformer's positions
             raise BandstreamError(f"{recipe.init} was made for views of {size} pixels: train it on those (view.size)")

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pipeline.views import ViewRecipe
+from shards.bands import Fallback
 from training.recipe import Count, Positive, Recipe
 
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -31,6 +32,8 @@ class FineTuning(Recipe):
     """Share of the train split whose labels are used: seeded, stratified, nested."""
     bands: list[str] | None = None
     """Names, in the order of the encoder's channels; by default all bands of the set."""
+    fallback: Fallback = "none"
+    """Where the encoder never saw one of them: `none`, an error; `wavelength`, the nearest one's weights; `zero`."""
     normalise: Literal["set", "encoder"] = "set"
     """Whose statistics views are standardised with."""
     encoder: str = "resnet18"

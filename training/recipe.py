@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline.views import Seasons, ViewRecipe
+from shards.bands import Fallback
 from shards.errors import BandstreamError
 
 Positive = Annotated[float, Field(gt=0)]
@@ -111,6 +112,9 @@ class Pretraining(Recipe):
     """What a new encoder begins with: `none` (random), `imagenet`, or a .safetensors file of the same."""
     init: str | None = None
     """A run (or folder, or repository) whose encoder is trained on; it brings its architecture, too."""
+    fallback: Fallback = "none"
+    """Where that encoder never saw one of the bands: `none`, an error; `wavelength`, the nearest one's weights; `zero`.
+    """
     batch_size: Annotated[int, Field(ge=2)] = 256
     """Samples of a step, over all processes and micro-batches."""
     accumulate: Count = 1
@@ -138,7 +142,8 @@ class Pretraining(Recipe):
     knn: str = "auto"
     """Labels that nearest neighbours are scored by during training: a name, `auto` (the first there are) or `none`."""
     ema: Share = 0.0
-    """Decay of an exponential moving average of the encoder's weights, which is then exported; 0: none."""
+    """Decay of an exponential moving average of the encoder's weights, which is then exported and scored by neighbours
+    (val_loss stays that of the weights in training, whose heads know them); 0: none."""
     clip: Positive | None = None
     """Gradients whose joint norm is larger are scaled down to it."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from shards.bands import Fallback
+
 
 @click.command()
 @click.argument("dst")
@@ -17,6 +19,8 @@ import click
 @click.option("--features", "level", default="last", show_default=True, type=click.Choice(["last", "stages"]),
               help="An encoder's last map, pooled; or those of all its stages, side by side.")  # fmt: skip
 @click.option("--bands", metavar="BAND,…", help="Which of DST's bands, in which order  [default: all]")
+@click.option("--fallback", default="none", show_default=True, type=click.Choice(["none", "wavelength", "zero"]),
+              help="What stands in for bands that the encoder never saw.")  # fmt: skip
 @click.option("--view-size", type=click.IntRange(8), help="Pixels  [default: the encoder's view; else the patch's own]")
 @click.option("--normalise", default="set", show_default=True, type=click.Choice(["set", "encoder"]),
               help="Whose statistics views are standardised with.")  # fmt: skip
@@ -32,6 +36,7 @@ def embed(
     parquet: Path | None,
     level: str,
     bands: str | None,
+    fallback: Fallback,
     view_size: int | None,
     normalise: str,
     batch_size: int,
@@ -64,7 +69,7 @@ def embed(
     with distributed(device) as place:
         found = find_subjects(
             encoder, met, shard_set.grid[0], stages=level == "stages", view_size=view_size, normalise=normalise,
-            reflectance=shard_set.manifest.reflectance, seed=seed, device=place.device,
+            reflectance=shard_set.manifest.reflectance, seed=seed, device=place.device, fallback=fallback,
         )  # fmt: skip
         embedding = Embedding(shard_set, found.main, out, batch_size, found.view_size, found.statistics, met)
         for split in chosen:

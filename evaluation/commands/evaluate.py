@@ -22,6 +22,8 @@ PROTOCOLS = ("linear", "knn", "cluster", "retrieval", "map", "ood")
 @click.option("--labels", metavar="NAME", help="Which of several label sets  [default: the first]")
 @click.option("--label-fraction", default=1.0, show_default=True, help="Share of the train split's labels used.")
 @click.option("--bands", metavar="BAND,…", help="Which of DST's bands, in which order  [default: all]")
+@click.option("--fallback", default="none", show_default=True, type=click.Choice(["none", "wavelength", "zero"]),
+              help="What stands in for bands that the encoder never saw.")  # fmt: skip
 @click.option("--view-size", type=click.IntRange(8), help="Pixels  [default: the encoder's view; else the patch's own]")
 @click.option("--normalise", default="set", show_default=True, type=click.Choice(["set", "encoder"]),
               help="Whose statistics views are standardised with.")  # fmt: skip
@@ -101,4 +103,5 @@ def _told(results: dict[str, Any], out: Path) -> str:
             line += f", macro F1 {results['test']['macro_f1']:.3f}"
         for told, floor in results["floors"].items():
             line += f"; {told} {floor['test'][score]:.3f}"
+    line += f"; stem: {results['adapted']}" if results.get("adapted") else ""
     return f"{line} → {out}"

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from shards.bands import Fallback
 from shards.errors import BandstreamError
 
 NAME = re.compile(r"[A-Za-z0-9]([\w.]|-(?!-))*")
@@ -103,6 +104,7 @@ class Options(BaseModel):
     features: Literal["last", "stages"] = "last"
     labels: str | None = None
     bands: tuple[str, ...] | None = None
+    fallback: Fallback = "none"
     view_size: Annotated[int, Field(ge=8)] | None = None
     normalise: Literal["set", "encoder"] = "set"
     batch_size: Annotated[int, Field(ge=1)] = 128

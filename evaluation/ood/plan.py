@@ -75,7 +75,7 @@ def make_plan(asked: Settings, other: ShardSet | None) -> Plan:
         size = view_size_of(first) or asked.shard_set.grid[0]
         statistics = runs[0].statistics or own
         if runs[0].statistics is None and first["normalise"] == "encoder":
-            _, info = load_encoder(first["init"], bands)
+            _, info = load_encoder(first["init"], bands, first["recipe"].get("fallback", "none"))
             statistics = of_encoder(info, manifest.reflectance)
         members = [Member(f"fine-tuned {run.results['encoder']}", run.features, run.head) for run in runs]
         floors = [Subject(IMAGE_STATISTICS, image_statistics, None),
@@ -93,7 +93,7 @@ def make_plan(asked: Settings, other: ShardSet | None) -> Plan:
         found = [
             find_subjects(encoder, bands, asked.shard_set.grid[0], stages=asked.stages, view_size=asked.view_size,
                           normalise=asked.normalise, reflectance=manifest.reflectance, seed=asked.seed,
-                          device=asked.device)
+                          device=asked.device, fallback=asked.fallback)
             for encoder in (asked.encoder, *asked.ensemble)
         ]  # fmt: skip
         size, subset = found[0].view_size or asked.shard_set.grid[0], asked.subset
