@@ -147,7 +147,7 @@ def finetune(
     layers = layer_groups(model.body)
     rated = learning_rate_groups(layers, model.rest, recipe.encoder_lr, recipe.layer_decay)
     optimiser = build_optimiser(rated, recipe.optimiser, recipe.weight_decay)
-    half = in_bfloat16(recipe.precision, device)
+    half = in_bfloat16(recipe.precision, device, recipe.view.size or shard_set.grid[0])
 
     # -- the data ------------------------------------------------------------------------------------------------------
     shared: dict[str, Any] = {"device": device.type, "threads": threads, "bands": bands, "statistics": statistics}

@@ -135,7 +135,7 @@ def pretrain(
     encoder.checkpointing(recipe.checkpointing)  # hooks on norms, which may just have been replaced
     model = torch.compile(model) if recipe.compile else model  # type: ignore[assignment]
     out.mkdir(parents=True, exist_ok=True)
-    half = in_bfloat16(recipe.precision, place.device)
+    half = in_bfloat16(recipe.precision, place.device, min(view.size or shard_set.grid[0] for view in recipe.views))
     autocast = partial(torch.autocast, place.device.type, torch.bfloat16, enabled=half)
 
     # -- the loop ------------------------------------------------------------------------------------------------------

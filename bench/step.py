@@ -29,7 +29,8 @@ class TrainingStep:
             self.model = torch.compile(self.model)  # type: ignore[assignment]
         self.optimiser = build_optimiser({self.objective: 1.0}, recipe.optimiser, recipe.weight_decay, recipe.momentum)
         set_learning_rate(self.optimiser, recipe.peak_lr)
-        self.half = in_bfloat16(recipe.precision, self.device)
+        smallest = min(view.size for view in recipe.views if view.size)
+        self.half = in_bfloat16(recipe.precision, self.device, smallest)
         self.steps = 0
 
     def __call__(self, views: Sequence[torch.Tensor]) -> torch.Tensor:

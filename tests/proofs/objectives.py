@@ -34,7 +34,8 @@ gain = 0.1
 offset = 0.1
 noise = 0.1
 """
-ADAMW, SGD = 'optimiser = "adamw"\nlr = 1e-3\n', 'optimiser = "sgd"\nlr = 0.2\nweight_decay = 5e-4\n'
+ADAMW = 'optimiser = "adamw"\nlr = 1e-3\nlr_scaling = "none"\n'
+SGD = 'optimiser = "sgd"\nlr = 0.2\nweight_decay = 5e-4\n'
 KNOBS = {  # what fits some hundred steps of small batches: heads, queues and averages, and an optimiser each
     "simclr": (ADAMW, "temperature = 0.2\nprojection_hidden = 512"),
     "moco-v2": (ADAMW, "queue = 2048\nmomentum = 0.98\nprojection_hidden = 512"),
