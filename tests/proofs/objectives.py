@@ -22,7 +22,7 @@ from tests.proofs.linear_probe import REPOSITORY, bandstream
 
 UNLABELLED, LABELLED, SEEDS, VIEW = 12_000, 6000, 3, 48
 BANDS = ("B02", "B03", "B04", "B08")
-"""Those of 10 m. Of all twelve, spectra alone tell so much that only SimCLR and VICReg learn more within minutes."""
+"""Those of 10 m. Of all twelve, spectra alone tell more than most methods learn within minutes."""
 RECIPE = f"""
 bands = {json.dumps(BANDS)}
 encoder = "resnet18"
