@@ -22,7 +22,8 @@ def starting_encoder(recipe: Pretraining, bands: list[str], saved: dict[str, Any
     """The encoder that a run begins with. Where it goes on from a checkpoint, its weights need not be fetched again."""
     if saved:
         encoder = build_encoder(saved["recipe"]["encoder"], len(bands), recipe.view.size)
-        encoder.adaptation = saved["adaptation"] and Adaptation(**saved["adaptation"])
+        if told := saved.get("adaptation"):
+            encoder.adaptation = Adaptation(**told)
         return encoder
     if recipe.init:
         encoder = load_encoder(recipe.init, bands, recipe.fallback)[0]
