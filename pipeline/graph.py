@@ -217,7 +217,7 @@ class ViewGraph:
         return {"coloured": coloured, "matrix": matrix.astype(np.float32), "lift": lift.astype(np.float32)}
 
     def _define(self, source: Callable[[], tuple[np.ndarray, ...]], on_gpu: bool) -> tuple[Any, ...]:
-        raw, *drawn = fn.external_source(source=source, num_outputs=self.input_count, batch=True)
+        raw, *drawn = fn.external_source(source=source, num_outputs=self.input_count, batch=True, no_copy=True)
         if on_gpu:
             raw = raw.gpu()
         inputs = iter(drawn)

@@ -5,12 +5,12 @@ import hashlib
 import os
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from nvidia import dali
 from pipeline.draws import DRAWS_VERSION, Draws, draw
 from pipeline.graph import ViewGraph
 from pipeline.order import ORDER_VERSION, Order, Plan, Windows
-from pipeline.reader import Reader
+from pipeline.reader import Read, Reader
 from pipeline.resume import checked
 from pipeline.views import Seasons, ViewRecipe
 from shards.errors import BandstreamError
@@ -45,6 +45,15 @@ class Batch:
     indices: torch.Tensor
     labels: torch.Tensor | None
     mask: torch.Tensor | None
+
+
+class _Fed(NamedTuple):
+    """A batch that the graph is at work on: what it was given, and what gives the buffer of its bytes back."""
+
+    indices: np.ndarray
+    labels: torch.Tensor | None
+    inputs: tuple[np.ndarray, ...]
+    done: Callable[[], None]
 
 
 class Loader:
@@ -125,8 +134,8 @@ class Loader:
             self.shard_set, split, max(layout[name].end for name in members), threads, pinned=device == "cuda"
         )
         self._reader.check(self._batches(self.epoch, self.order.starts()))
-        self._plan: Iterator[tuple[np.ndarray, np.ndarray]] = iter(())
-        self._under_way: deque[tuple[np.ndarray, torch.Tensor | None]] = deque()
+        self._plan: Iterator[Read] = iter(())
+        self._under_way: deque[_Fed] = deque()
         self._graph = ViewGraph(
             manifest,
             layout,
@@ -167,7 +176,8 @@ class Loader:
         for start in starts:
             began = time.perf_counter()
             outputs = self._graph.pipe.run()
-            indices, labels = self._under_way.popleft()
+            fed = self._under_way.popleft()
+            fed.done()
             tensors = [torch.from_dlpack(output.as_tensor()) for output in outputs]
             self.waiting += time.perf_counter() - began
             self._served += 1
@@ -176,7 +186,7 @@ class Loader:
             self.cursor = min(start + self.order.batch_size, self.order.samples)
             here = epoch, self.cursor
             mask = tensors.pop() if self._mask else None
-            yield Batch(tensors, torch.from_numpy(indices), labels, mask)
+            yield Batch(tensors, torch.from_numpy(fed.indices), fed.labels, mask)
             if (self.epoch, self.cursor) != here:
                 raise BandstreamError("the loader was moved in the middle of an iteration: leave it and begin another")
         self._drain()
@@ -200,8 +210,8 @@ class Loader:
         return Plan(lambda start: self._within_split(self.order.batch(epoch, start)), starts)
 
     def _feed(self) -> tuple[np.ndarray, ...]:
-        """One batch for the graph, which copies what it is given before it asks again."""
-        indices, samples = next(self._plan)
+        """One batch for the graph, which reads it where it lies: it stays as it is until its outputs are there."""
+        indices, samples, done = next(self._plan)
         labels = None
         if self._label:
             raw = self.shard_set.layout.view(samples, self._label.member)
@@ -210,8 +220,9 @@ class Loader:
             else:
                 digits = 10 ** np.arange(raw.shape[1])[::-1]
                 labels = torch.from_numpy((raw.astype(np.int64) - ord("0")) @ digits)
-        self._under_way.append((indices, labels))
-        return self._graph.inputs(samples, self.draws(indices))
+        inputs = self._graph.inputs(samples, self.draws(indices))
+        self._under_way.append(_Fed(indices, labels, inputs, done))
+        return inputs
 
     def draws(self, indices: np.ndarray) -> list[Draws]:
         """What is drawn for sample numbers (N,) in the current epoch, an entry a view."""

@@ -7,9 +7,11 @@ import os
 import queue
 import resource
 import threading
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,9 @@ from shards.shardset import ShardSet
 
 DEPTH = 4
 """Batches that are read ahead of the graph."""
+
+Read = tuple[np.ndarray, np.ndarray, Callable[[], None]]
+"""Sample numbers (n,), their bytes, and what gives the buffer of these back."""
 
 
 class Reader:
@@ -53,7 +58,7 @@ class Reader:
         if self.shard_set.remote is None:
             self._gather(indices, out)
         else:
-            for _, samples in self.batches([indices]):
+            for _, samples, _ in self.batches([indices]):
                 out[:] = samples
 
     def _gather(self, indices: np.ndarray, out: np.ndarray) -> None:
@@ -73,29 +78,27 @@ class Reader:
                     "it changed while it was read; run `bandstream verify`"
                 )
 
-    def batches(self, plan: Iterable[np.ndarray]) -> Generator[tuple[np.ndarray, np.ndarray], None, None]:
-        """For each sample numbers (n,) of the plan: (those numbers, their bytes, uint8 (n, prefix)), read ahead.
+    def batches(self, plan: Iterable[np.ndarray]) -> Generator[Read, None, None]:
+        """For each sample numbers (n,) of the plan: (those numbers, their bytes, uint8 (n, prefix), a function that
+        gives their buffer back), read ahead.
 
-        A buffer is used anew once the next batch has been taken: whoever wants to keep bytes copies them before. Of a
+        Bytes stay as they are until their buffer is given back, in any order; what is kept takes new memory. Of a
         remote set the plan is looked through first (an iterator is made a list), and its shards are fetched in the
         order in which it needs them.
         """
-        ready: queue.Queue[tuple[np.ndarray, np.ndarray] | BaseException | None] = queue.Queue()
-        free: queue.Queue[np.ndarray | None] = queue.Queue()
+        ready: queue.SimpleQueue[tuple[np.ndarray, np.ndarray] | BaseException | None] = queue.SimpleQueue()
+        free: deque[np.ndarray] = deque()
+        room = threading.Semaphore(DEPTH)
         stop = threading.Event()
 
         def fill() -> None:
-            made = 0
             try:
                 with self._at_hand(plan, stop) as batches:
                     for indices in batches:
-                        if made < DEPTH:
-                            buffer: np.ndarray | None = self.buffer(len(indices))
-                            made += 1
-                        else:
-                            buffer = free.get()
-                        if stop.is_set() or buffer is None:
+                        room.acquire()
+                        if stop.is_set():
                             return
+                        buffer = free.popleft() if free else self.buffer(len(indices))
                         if len(buffer) < len(indices):
                             buffer = self.buffer(len(indices))
                         self._gather(indices, buffer[: len(indices)])
@@ -110,12 +113,12 @@ class Reader:
             while (item := ready.get()) is not None:
                 if isinstance(item, BaseException):
                     raise item
+                room.release()
                 indices, buffer = item
-                yield indices, buffer[: len(indices)]
-                free.put(buffer)
+                yield indices, buffer[: len(indices)], partial(free.append, buffer)
         finally:
             stop.set()
-            free.put(None)
+            room.release()
             filler.join()
 
     @contextmanager

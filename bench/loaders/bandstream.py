@@ -10,7 +10,7 @@ import numpy as np
 from bench.measure import evict
 from pipeline.loader import Loader
 from pipeline.order import Order
-from pipeline.reader import Reader
+from pipeline.reader import Read, Reader
 from pipeline.views import ViewRecipe
 from shards.errors import BandstreamError
 from shards.shardset import ShardSet
@@ -28,13 +28,13 @@ class Replay:
         self.reader = reader
         self.kept: list[np.ndarray] = []
 
-    def batches(self, plan: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def batches(self, plan: Iterable[np.ndarray]) -> Iterator[Read]:
         for number, indices in enumerate(plan):
             if number >= len(self.kept) and len(self.kept) < KEPT:
                 raw = self.reader.buffer(len(indices))
                 self.reader.read(indices, raw)
                 self.kept.append(raw)
-            yield indices, self.kept[number % len(self.kept)]
+            yield indices, self.kept[number % len(self.kept)], lambda: None
 
     def close(self) -> None:
         self.reader.close()
@@ -87,8 +87,9 @@ class Bandstream:
 
         def batches() -> Batches:
             try:
-                for indices, raw in reader.batches(plan):
+                for indices, raw, done in reader.batches(plan):
                     yield len(indices), [raw]
+                    done()
             finally:
                 reader.close()
 

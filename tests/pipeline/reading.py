@@ -39,8 +39,9 @@ def samples(shard_set: ShardSet, window: int, seed: int, pause: float = 0) -> It
     reader = Reader(shard_set, SPLIT, shard_set.layout.sample_bytes, threads=2)
     batches = reader.batches(plan(shard_set, window, seed))
     try:
-        for indices, raw in batches:
+        for indices, raw, done in batches:
             yield from ((int(number), xxhash.xxh3_64_hexdigest(row)) for number, row in zip(indices, raw, strict=True))
+            done()
             time.sleep(pause)
     finally:
         batches.close()

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from itertools import pairwise
 from types import SimpleNamespace
@@ -12,6 +14,7 @@ import pytest
 import torch
 
 from pipeline.loader import Loader
+from pipeline.reader import DEPTH, Reader
 from pipeline.views import ViewRecipe
 from shards.errors import BandstreamError
 from shards.shardset import ShardSet
@@ -119,6 +122,51 @@ def test_batches_stay_valid_while_they_are_held(folder):
     held = list(loader)
     again = Loader(folder, "train", 6, [RECIPE, RECIPE])
     assert digests(held) == {k: v for batch in again for k, v in digests([batch]).items()}
+
+
+def overwritten(batches):
+    """Batches whose bytes are spoilt as soon as their buffer is given back."""
+    for indices, samples, done in batches:
+
+        def spoil(samples=samples, done=done):
+            samples[:] = 255
+            done()
+
+        yield indices, samples, spoil
+
+
+def test_the_graph_reads_buffers_where_they_lie_and_no_longer_than_it_keeps_them(folder, monkeypatch):
+    def served(spoilt):
+        loader = Loader(folder, "train", 6, [RECIPE, RECIPE], labels="land_cover")
+        buffers, batches = [], loader._reader.batches
+        if spoilt:
+            monkeypatch.setattr(loader._reader, "batches", lambda plan: overwritten(batches(plan)))
+        monkeypatch.setattr(
+            loader._reader, "buffer", lambda n: buffers.append(Reader.buffer(loader._reader, n)) or buffers[-1]
+        )
+        held = [batch for _ in range(3) for batch in loader]
+        loader.close()
+        assert len(buffers) <= 3 * (DEPTH + 3), "a ring, not a buffer a batch"
+        labels = [batch.labels.tolist() for batch in held]
+        return [digests([batch]) for batch in held], labels
+
+    assert served(spoilt=True) == served(spoilt=False)
+
+
+def test_a_loader_that_is_dropped_takes_no_memory_from_under_the_graph(folder):
+    code = f"""
+import gc
+from pipeline.loader import Loader
+from pipeline.views import ViewRecipe
+for _ in range(6):
+    batches = iter(Loader({str(folder)!r}, "train", 6, [ViewRecipe(size=96, blur=1.0)] * 2))
+    next(batches)
+    del batches
+    gc.collect()
+next(iter(Loader({str(folder)!r}, "train", 6, [ViewRecipe(size=96)])))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_an_epoch_goes_on_over_other_ranks_and_batch_sizes(folder):

@@ -154,7 +154,7 @@ def test_windows_pass_through_a_small_cache_and_each_shard_once(
         assert [site.asked[name] for name in shards] == [1] * len(shards)
         in_order = [np.arange(start, min(start + 5, len(truth))) for start in range(0, len(truth), 5)]
         reader = Reader(opened, "train", 512, threads=1)
-        assert sum(len(indices) for indices, _ in reader.batches(in_order)) == len(truth)
+        assert sum(len(indices) for indices, _, _ in reader.batches(in_order)) == len(truth)
         out = np.empty((3, 512), np.uint8)
         reader.read(np.array([50, 1, 33]), out)
         expected = [ShardSet.open(shard_set).read("train", number).key for number in (50, 1, 33)]

@@ -28,8 +28,9 @@ def _epoch(reader: Reader, shard_set: ShardSet, epoch: int) -> float:
     order = Order(shard_set.size("train"), BATCH, 0, training=True)
     plan = [order.batch(epoch, start) for start in order.starts()]
     begin, total = time.perf_counter(), 0
-    for _, raw in reader.batches(plan):
+    for _, raw, done in reader.batches(plan):
         total += int(raw.view(np.uint64).sum(dtype=np.uint64))
+        done()
     assert total
     return len(plan) * BATCH / (time.perf_counter() - begin)
 

@@ -88,8 +88,9 @@ def cpu_a_sample(*folders: Path) -> dict[str, Any]:
         reader, epoch = Reader(shard_set, "train", prefix, len(os.sched_getaffinity(0))), 0
         while True:
             plan = (order.batch(epoch, start) for start in order.starts())
-            for indices, _ in reader.batches(plan):
+            for indices, _, done in reader.batches(plan):
                 yield len(indices)
+                done()
             epoch += 1
 
     def turn(batches: Iterator[int], count: int) -> float:
