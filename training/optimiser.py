@@ -31,9 +31,9 @@ def build_optimiser(
     if name == "lars":
         return LARS(groups, momentum)
     if name == "sgd":
-        return torch.optim.SGD(groups, lr=0.0, momentum=momentum)
+        return torch.optim.SGD(groups, lr=0.0, momentum=momentum, fused=True)
     kind: type[torch.optim.Adam] = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[name]
-    return kind(groups, lr=0.0, betas=(momentum, 0.999))
+    return kind(groups, lr=0.0, betas=(momentum, 0.999), fused=True)
 
 
 def undecayed(module: nn.Module) -> set[str]:
