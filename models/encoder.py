@@ -8,6 +8,7 @@ from typing import Any
 import segmentation_models_pytorch as smp
 import timm
 import torch
+from segmentation_models_pytorch.encoders.resnet import BasicBlock, Bottleneck
 from torch import nn
 
 from models import cnn  # noqa: F401 (smp learns of it)
@@ -118,6 +119,8 @@ def make_encoder(name: str, in_channels: int, view_size: int | None, **pretraine
         try:
             if library == "smp":
                 net = smp.encoders.get_encoder(name, in_channels=in_channels, depth=5, **options, **pretrained)
+                if not pretrained:
+                    begin_as_identities(net)
                 return Encoder(net, name, "smp", in_channels, net.out_channels[-1], options)
             net = timm.create_model(name, num_classes=0, in_chans=in_channels, **options, **pretrained)
             width = getattr(net, "head_hidden_size", None) or net.num_features  # some have a layer before their head
@@ -130,6 +133,17 @@ def make_encoder(name: str, in_channels: int, view_size: int | None, **pretraine
             views = f"for views of {view_size} pixels" if view_size else f"with {in_channels} bands"
             raise BandstreamError(f"encoder {name!r} cannot be built {views}: {_first_line(error)}") from None
     raise BandstreamError(f"encoder {name!r} cannot be built with {in_channels} bands")
+
+
+def begin_as_identities(net: nn.Module) -> None:
+    """Residual blocks of torchvision's begin as identities: the scale of their last normalisation is 0.
+
+    Goyal et al. 2017, "Accurate, large minibatch SGD", section 5.1; so do SimCLR, BYOL, SimSiam and VICReg in their
+    authors' code, and timm's models by themselves.
+    """
+    for part in net.modules():
+        if isinstance(part, BasicBlock | Bottleneck):
+            nn.init.zeros_((part.bn3 if isinstance(part, Bottleneck) else part.bn2).weight)
 
 
 def library_of(name: str) -> str:

@@ -80,6 +80,18 @@ def test_the_last_stage_of_timms_models_is_their_features(name):
     assert stages.shape[1] > pooled.shape[1]
 
 
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnext50_32x4d", "tu-resnet18"])
+def test_residual_blocks_begin_as_identities(name):
+    net = build_encoder(name, 4).net.eval()
+    blocks = [part for part in net.modules() if type(part).__name__ in ("BasicBlock", "Bottleneck")]
+    assert len(blocks) == 16 if "50" in name else 8
+    for block in blocks:
+        x = torch.rand(2, block.conv1.in_channels, 8, 8)
+        with torch.inference_mode():
+            skipped = block.downsample(x) if block.downsample else x
+            assert torch.equal(block(x), skipped.relu())
+
+
 def test_a_transformers_stages_are_its_tokens_along_its_depth():
     encoder = build_encoder("vit_tiny_patch16_224", 3, 64).eval()
     tokens = []
