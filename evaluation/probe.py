@@ -98,7 +98,7 @@ def _fit(inputs: torch.Tensor, target: torch.Tensor, classes: int, strength: flo
     model = nn.Linear(inputs.shape[1], classes)
     nn.init.zeros_(model.weight)
     nn.init.zeros_(model.bias)
-    optimiser = torch.optim.LBFGS(model.parameters(), max_iter=200, line_search_fn="strong_wolfe")
+    optimiser = torch.optim.LBFGS(model.parameters(), max_iter=200, history_size=20, line_search_fn="strong_wolfe")
     multi = target.ndim == 2
 
     def closure() -> torch.Tensor:

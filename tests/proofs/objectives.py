@@ -1,13 +1,12 @@
 """How far objectives come within minutes: a ResNet-18 on made-up patches beside image statistics and random weights.
 
-By a linear probe of whole patches of another archive, over several seeds; minutes of one core a run, as many runs at a
-time as there are cores. What is done is kept in $BANDSTREAM_PROOF (default: a folder in the system's temporary one), so
-that a proof that was killed goes on there; `seconds` of its record are then those of the last start.
+Pretrained on the train split without its labels, then a linear probe of the frozen last map with all of them, over
+several seeds; minutes of one core a run, as many runs at a time as there are cores. What is done is kept in
+$BANDSTREAM_PROOF (default: a folder in the system's temporary one), so that a proof that was killed goes on there;
+`seconds` of its record are then those of the last start.
 
-What it shows is narrow. The bands, the crops and SimSiam's rate were chosen by test scores of the first seed, and the
-floors are those of the pooled maps of all stages. By the first seed alone, of the last map no method is above image
-statistics, and of the stem and the first stage random weights have .603: SimCLR has .621 there, VICReg .618, MoCo v2
-.609, MoCo v3 .603, SimSiam .558, BYOL .553.
+Bands, crops, optimisers and epochs were chosen by the val split and the first seed. By the pooled maps of all stages
+(`stages` in the record) random weights are a far higher floor, for early ones keep spectra and texture.
 """
 
 import json
@@ -25,15 +24,14 @@ from models.objectives import METHODS
 from shards import atomic
 from tests.proofs.linear_probe import REPOSITORY, bandstream
 
-UNLABELLED, LABELLED, SEEDS, VIEW = 12_000, 6000, 3, 48
+PATCHES, SEEDS, VIEW = 24_000, 3, 48
 BANDS = ("B02", "B03", "B04", "B08")
-"""Those of 10 m, where image statistics are weak (.47 at 48 pixels; .58 with all twelve)."""
+"""Those of 10 m: image statistics know less of them than of all twelve."""
 RECIPE = f"""
 bands = {json.dumps(BANDS)}
 encoder = "resnet18"
 batch_size = 32
-epochs = 8
-warmup_epochs = 1
+warmup_epochs = 0.5
 validate_epochs = 0
 [view]
 size = 32
@@ -43,36 +41,37 @@ offset = 0.1
 noise = 0.1
 """
 ADAMW = 'optimiser = "adamw"\nlr = 1e-3\nlr_scaling = "none"\n'
-SGD = 'optimiser = "sgd"\nlr = 0.1\nweight_decay = 5e-4\n'
-KNOBS = {  # what fits some hundred steps of small batches: heads, queues and averages, and an optimiser each
-    "simclr": (ADAMW, "temperature = 0.2\nprojection_hidden = 512"),
-    "moco-v2": (ADAMW, "queue = 2048\nmomentum = 0.98\nprojection_hidden = 512"),
-    "moco-v3": (ADAMW, "momentum = 0.98\nprojection_hidden = 512\nprediction_hidden = 512"),
-    "vicreg": (ADAMW, "projection_hidden = 512\nprojection_out = 512"),
-    "byol": (ADAMW, "momentum = 0.98\nprojection_hidden = 512\nprediction_hidden = 512"),
-    "simsiam": (SGD, "projection_hidden = 512\nprojection_out = 512\nprediction_hidden = 128"),
+SGD = 'optimiser = "sgd"\nlr = 0.4\nweight_decay = 5e-4\n'
+KNOBS = {  # what fits so few steps of small batches: an optimiser, epochs, and heads, queues and averages
+    "simclr": (ADAMW, 4, "temperature = 0.2\nprojection_hidden = 512"),
+    "moco-v2": (ADAMW, 4, "queue = 2048\nmomentum = 0.98\nprojection_hidden = 512"),
+    "moco-v3": (ADAMW, 4, "momentum = 0.98\nprojection_hidden = 512\nprediction_hidden = 512"),
+    "vicreg": (ADAMW, 4, "projection_hidden = 512\nprojection_out = 512"),
+    "byol": (ADAMW, 6, "momentum = 0.98\nprojection_hidden = 512\nprediction_hidden = 512"),
+    "simsiam": (SGD, 6, "projection_hidden = 512\nprojection_out = 512\nprediction_hidden = 128"),
 }
-LATE = ("simsiam",)
-"""What has not passed the floors with every seed after so few steps: it is told, and not held to them."""
 FLOORS = {"image statistics": "statistics", "random": "random:resnet18"}
+WIDTH = 512
+"""Features of the last map, which stand last among those of all stages."""
 
 
 def recipe_of(method: str) -> str:
     """The TOML of a method's runs."""
-    optimiser, objective = KNOBS[method]
-    return f"{optimiser}{RECIPE}[objective]\n{objective}\n"
+    optimiser, epochs, objective = KNOBS[method]
+    return f"epochs = {epochs}\n{optimiser}{RECIPE}[objective]\n{objective}\n"
 
 
-def made_up(folder: Path, name: str, patches: int, seed: int) -> Path:
-    """A shard set of so many made-up patches, made once."""
-    if not (folder / name / "dataset.json").exists():
-        bandstream("synth", folder / f"{name}-archive", "--patches", patches, "--seed", seed)
-        bandstream("ingest", "bigearthnet", folder / f"{name}-archive", folder / name)
-    return folder / name
+def made_up(folder: Path) -> Path:
+    """A shard set of made-up patches, made once."""
+    shards = folder / "shards"
+    if not (shards / "dataset.json").exists():
+        bandstream("synth", folder / "archive", "--patches", PATCHES, "--seed", 2)
+        bandstream("ingest", "bigearthnet", folder / "archive", shards)
+    return shards
 
 
 def trial(folder: Path, name: str, seed: int) -> dict[str, float]:
-    """Train by a method (not for a floor) and probe what it made, once; seconds of training, and the score."""
+    """Train by a method (not for a floor) and probe what it made, once: seconds of training, and scores."""
     done = folder / f"{name.replace(' ', '-')}-{seed}.json"
     if not done.exists():
         encoder, seconds = FLOORS.get(name), 0.0
@@ -81,17 +80,17 @@ def trial(folder: Path, name: str, seed: int) -> dict[str, float]:
             recipe = run.with_suffix(".toml")
             recipe.write_text(recipe_of(name))
             words = ["--recipe", recipe, "--method", name, "--seed", seed, "--threads", 1, "--out", run, "--resume"]
-            command = [sys.executable, REPOSITORY / "train.py", folder / "unlabelled", *words]
+            command = [sys.executable, REPOSITORY / "train.py", made_up(folder), *words]
             subprocess.run([*map(str, command)], env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True)
             encoder, seconds = str(run), json.loads((run / "summary.json").read_text())["seconds"]
-        atomic.write_json(done, {"seconds": seconds, "score": probe(folder / "labelled", encoder, seed)})
+        atomic.write_json(done, {"seconds": seconds, **probe(made_up(folder), encoder, seed)})
     found: dict[str, float] = json.loads(done.read_text())
     return found
 
 
-def probe(shards: Path, encoder: str, seed: int) -> float:
-    """The score of `bandstream evaluate --features stages`, which puts floors beside each encoder and intervals to each
-    score: here every floor is probed once."""
+def probe(shards: Path, encoder: str, seed: int) -> dict[str, float]:
+    """Macro average precision by the last map and by the maps of all stages: those of `bandstream evaluate`, which puts
+    floors beside each encoder and intervals to each score, while here every floor is probed once."""
     import torch
 
     from evaluation.metrics import multilabel
@@ -111,19 +110,24 @@ def probe(shards: Path, encoder: str, seed: int) -> float:
     features, labels = {}, {}
     for split in ("train", "val", "test"):
         (features[split],), labels[split] = asked.extract(split, [subject.features], view_size=VIEW, statistics=None)
-    train, val = ((features[split], labels[split]) for split in ("train", "val"))
     classes = asked.label[1].classes
-    probed = linear_probe(train, val, features["test"], len(classes))
-    found: float = multilabel(labels["test"], probed.scores, classes)["macro_map"]
-    return found
+
+    def score(columns: slice) -> float:
+        train, val = ((features[split][:, columns], labels[split]) for split in ("train", "val"))
+        probed = linear_probe(train, val, features["test"][:, columns], len(classes))
+        found: float = multilabel(labels["test"], probed.scores, classes)["macro_map"]
+        return found
+
+    if encoder == "statistics":
+        return {"last": score(slice(None))}
+    return {"last": score(slice(-WIDTH, None)), "stages": score(slice(None))}
 
 
 def main() -> dict[str, Any]:
-    """Every run of every method that is not LATE beats the best floor."""
+    """Every run of every method beats the best floor."""
     folder = Path(os.environ.get("BANDSTREAM_PROOF", Path(tempfile.gettempdir()) / "bandstream-objectives"))
     folder.mkdir(parents=True, exist_ok=True)
-    made_up(folder, "unlabelled", UNLABELLED, 1)
-    made_up(folder, "labelled", LABELLED, 0)
+    made_up(folder)
     names = [*FLOORS, *METHODS]
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=context) as pool:
@@ -135,19 +139,19 @@ def main() -> dict[str, Any]:
         }
         done = {key: each.result() for key, each in trials.items()}
     found = {name: [each for (of, _), each in done.items() if of == name] for name in names}
-    scores = {name: [each["score"] for each in of] for name, of in found.items()}
+    scores = {name: [each["last"] for each in of] for name, of in found.items()}
     floor = max(max(scores[name]) for name in FLOORS)
     below = {method: scores[method] for method in METHODS if min(scores[method]) <= floor}
-    assert set(below) <= set(LATE), f"not above the floor of {floor:.3f}: {below}"
+    assert not below, f"not above the floor of {floor:.3f}: {below}"
     return {
         "outcome": ", ".join(f"{name} {mean(found):.3f}" for name, found in scores.items()),
-        "not_above_every_floor": below,
-        "score": "macro average precision on test, linear probe on all train labels, pooled maps of all stages",
-        "patches": {"unlabelled": UNLABELLED, "labelled": LABELLED},
+        "score": "macro average precision on test, linear probe on all train labels, last map",
+        "patches": PATCHES,
         "probed_at": {"pixels": VIEW, "bands": BANDS},
         "seeds": SEEDS,
         "recipes": {method: recipe_of(method) for method in METHODS},
         "scores": scores,
         "deviation": {name: stdev(found) for name, found in scores.items() if len(found) > 1},
+        "stages": {name: [each["stages"] for each in of if "stages" in each] for name, of in found.items()},
         "training_s": {method: [each["seconds"] for each in found[method]] for method in METHODS},
     }
