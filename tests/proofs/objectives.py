@@ -47,8 +47,8 @@ KNOBS = {  # what fits so few steps of small batches: an optimiser, epochs, and 
     "moco-v2": (ADAMW, 4, "queue = 2048\nmomentum = 0.98\nprojection_hidden = 512"),
     "moco-v3": (ADAMW, 4, "momentum = 0.98\nprojection_hidden = 512\nprediction_hidden = 512"),
     "vicreg": (ADAMW, 4, "projection_hidden = 512\nprojection_out = 512"),
-    "byol": (ADAMW, 6, "momentum = 0.98\nprojection_hidden = 512\nprediction_hidden = 512"),
-    "simsiam": (SGD, 6, "projection_hidden = 512\nprojection_out = 512\nprediction_hidden = 128"),
+    "byol": (SGD, 8, "momentum = 0.98\nprojection_hidden = 512\nprediction_hidden = 512"),
+    "simsiam": (SGD.replace("0.4", "0.8"), 8, "projection_hidden = 512\nprojection_out = 512\nprediction_hidden = 128"),
 }
 FLOORS = {"image statistics": "statistics", "random": "random:resnet18"}
 WIDTH = 512
