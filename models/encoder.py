@@ -8,7 +8,9 @@ from typing import Any
 import segmentation_models_pytorch as smp
 import timm
 import torch
+from segmentation_models_pytorch.encoders.efficientnet import EfficientNetEncoder
 from segmentation_models_pytorch.encoders.resnet import BasicBlock, Bottleneck
+from segmentation_models_pytorch.encoders.timm_efficientnet import EfficientNetBaseEncoder
 from torch import nn
 
 from models import cnn  # noqa: F401 (smp learns of it)
@@ -121,6 +123,8 @@ def make_encoder(name: str, in_channels: int, view_size: int | None, **pretraine
                 net = smp.encoders.get_encoder(name, in_channels=in_channels, depth=5, **options, **pretrained)
                 if not pretrained:
                     begin_as_identities(net)
+                if isinstance(net, EfficientNetEncoder | EfficientNetBaseEncoder):
+                    freeze_head(net)
                 return Encoder(net, name, "smp", in_channels, net.out_channels[-1], options)
             net = timm.create_model(name, num_classes=0, in_chans=in_channels, **options, **pretrained)
             width = getattr(net, "head_hidden_size", None) or net.num_features  # some have a layer before their head
@@ -144,6 +148,14 @@ def begin_as_identities(net: nn.Module) -> None:
     for part in net.modules():
         if isinstance(part, BasicBlock | Bottleneck):
             nn.init.zeros_((part.bn3 if isinstance(part, Bottleneck) else part.bn2).weight)
+
+
+def freeze_head(net: nn.Module) -> None:
+    """No gradient is looked for in the last layers of smp's EfficientNets, which it keeps and does not use: where there
+    are several processes, DistributedDataParallel would wait for one."""
+    for name, part in net.named_children():
+        if name in ("_conv_head", "_bn1", "conv_head", "bn2"):
+            part.requires_grad_(False)
 
 
 def library_of(name: str) -> str:

@@ -92,6 +92,16 @@ def test_residual_blocks_begin_as_identities(name):
             assert torch.equal(block(x), skipped.relu())
 
 
+@pytest.mark.parametrize(
+    "name", ["efficientnet-b0", "timm-efficientnet-b0", "resnet18", "densenet121", "mit_b0", "cnn"]
+)
+def test_every_weight_that_is_trained_gets_a_gradient(name):
+    encoder = build_encoder(name, 4, 64).eval()
+    trained = {name: weight for name, weight in encoder.named_parameters() if weight.requires_grad}
+    found = torch.autograd.grad(encoder(torch.rand(2, 4, 64, 64)).sum(), list(trained.values()), allow_unused=True)
+    assert [name for name, gradient in zip(trained, found, strict=True) if gradient is None] == []
+
+
 def test_a_transformers_stages_are_its_tokens_along_its_depth():
     encoder = build_encoder("vit_tiny_patch16_224", 3, 64).eval()
     tokens = []
