@@ -12,6 +12,7 @@ from typing import Any, get_args
 
 import numpy as np
 from nvidia.dali import fn, pipeline_def, types
+from nvidia.dali.tensors import TensorListCPU
 
 from pipeline import augmentations as augment
 from pipeline.draws import Draws, draw, noise_tile
@@ -88,7 +89,8 @@ class ViewGraph:
     """A compiled graph and what feeds it.
 
     Parameters: `source` returns, call by call, the arrays of one batch, in the order of `inputs()`, or raises
-    StopIteration; `statistics`, (mean, std) of the bands in stored numbers, each (C,); `seasons`, which date of a place
+    StopIteration; they stay as they are until the outputs are there, and the first lies in pinned memory where those
+    are on a GPU; `statistics`, (mean, std) of the bands in stored numbers, each (C,); `seasons`, which date of a place
     each view shows; `mask`, the mask member to resample along with the only view.
     """
 
@@ -217,7 +219,8 @@ class ViewGraph:
         return {"coloured": coloured, "matrix": matrix.astype(np.float32), "lift": lift.astype(np.float32)}
 
     def _define(self, source: Callable[[], tuple[np.ndarray, ...]], on_gpu: bool) -> tuple[Any, ...]:
-        raw, *drawn = fn.external_source(source=source, num_outputs=self.input_count, batch=True, no_copy=True)
+        fed = (lambda: _pinned(*source())) if on_gpu else source
+        raw, *drawn = fn.external_source(source=fed, num_outputs=self.input_count, batch=True, no_copy=True)
         if on_gpu:
             raw = raw.gpu()
         inputs = iter(drawn)
@@ -295,6 +298,11 @@ def sliced(raw: Any, at: Any, dtype: str, shape: tuple[int, ...]) -> Any:
     """The array of this type and shape (C, H, W) that begins at byte `at` of each sample, uint8 (bytes,)."""
     part = fn.slice(raw, start=at, shape=[int(np.prod(shape)) * np.dtype(dtype).itemsize], axes=[0])
     return fn.reinterpret(part, dtype=_DALI_TYPES[dtype], shape=list(shape), layout="CHW")
+
+
+def _pinned(samples: np.ndarray, *drawn: np.ndarray) -> tuple[Any, ...]:
+    """Samples in pinned memory, as DALI is told of it: else it would copy them, one by one, into such memory first."""
+    return TensorListCPU(samples, is_pinned=True), *drawn
 
 
 def _device_number() -> int:
