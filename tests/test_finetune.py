@@ -282,7 +282,7 @@ def test_mixing_and_early_stopping_on_single_labels(tmp_path: Path) -> None:
 def test_the_best_epochs_weights_and_batch_statistics_are_what_is_tested(tmp_path: Path) -> None:
     """At a rate that is far too high the best epoch is not the last: its validation score comes back from the file."""
     made = shards(tmp_path / "set", {"train": 40, "val": 38, "test": 19}, single=True)
-    options = ["--task", "classify", "--init", "scratch", "--epochs", "12", "--lr", "3e-2", "--view-size", str(SIDE)]
+    options = ["--task", "classify", "--init", "scratch", "--epochs", "12", "--lr", "1e-2", "--view-size", str(SIDE)]
     results = run(made, tmp_path / "run", *options, more="validate_steps = 1\npatience = 4\n")
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     scores = [line["val_accuracy"] for line in lines]
