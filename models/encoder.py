@@ -142,8 +142,8 @@ def make_encoder(name: str, in_channels: int, view_size: int | None, **pretraine
 def begin_as_identities(net: nn.Module) -> None:
     """Residual blocks of torchvision's begin as identities: the scale of their last normalisation is 0.
 
-    Goyal et al. 2017, "Accurate, large minibatch SGD", section 5.1; so do SimCLR, BYOL, SimSiam and VICReg in their
-    authors' code, and timm's models by themselves.
+    Goyal et al. 2017, "Accurate, large minibatch SGD", section 5.1; so do SimCLR, SimSiam and VICReg in their authors'
+    code, and timm's models by themselves. (MoCo v2's code leaves torchvision's default, a scale of 1.)
     """
     for part in net.modules():
         if isinstance(part, BasicBlock | Bottleneck):

