@@ -6,9 +6,9 @@ $BANDSTREAM_PROOF (default: a folder in the system's temporary one), so that a p
 `seconds` of its record are then those of the last start.
 
 How it was chosen: the four bands, crops and batches by test scores of an earlier archive of the same generator; SGD and
-rates of BYOL and SimSiam by the val split of this one and the first seed (of BYOL a run by AdamW was seen on test, too);
-SimSiam's eight epochs by nothing. By the pooled maps of all stages (`stages` in the record, the first seed's) random
-weights are a far higher floor, which BYOL and SimSiam do not reach.
+rates of BYOL and SimSiam by the val split of this one and the first seed (a run of BYOL by AdamW was seen on test,
+too); SimSiam's eight epochs by nothing. By the pooled maps of all stages (`stages` in the record, the first seed's)
+random weights are a far higher floor, which BYOL and SimSiam do not reach.
 """
 
 import json
