@@ -25,11 +25,13 @@ from shards.shardset import ShardSet
 
 @dataclass(frozen=True)
 class Member:
-    """One that is judged: features of views, and the head of a fine-tuned run, or None: a probe is fitted."""
+    """One that is judged: features of views, and the head of a fine-tuned run, or None: a probe is fitted; `adapted`
+    says how its stem came from other bands, if it did."""
 
     told: str
     features: Features
     head: Head | None = None
+    adapted: str = ""
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,10 @@ def make_plan(asked: Settings, other: ShardSet | None) -> Plan:
         if runs[0].statistics is None and first["normalise"] == "encoder":
             _, info = load_encoder(first["init"], bands, first["recipe"].get("fallback", "none"))
             statistics = of_encoder(info, manifest.reflectance)
-        members = [Member(f"fine-tuned {run.results['encoder']}", run.features, run.head) for run in runs]
+        members = [
+            Member(f"fine-tuned {run.results['encoder']}", run.features, run.head, run.results.get("adapted", ""))
+            for run in runs
+        ]
         floors = [Subject(IMAGE_STATISTICS, image_statistics, None),
                   random_subject(first["encoder"], bands, size, asked.seed, asked.device, stages=False)]  # fmt: skip
         labels = asked.shard_set.labels("train", asked.label[0])
@@ -101,7 +106,7 @@ def make_plan(asked: Settings, other: ShardSet | None) -> Plan:
         if any((one.view_size or size) != size for one in found):
             raise BandstreamError("the ensemble was trained on views of several sizes: choose one with --view-size")
         statistics = found[0].statistics or own
-        members = [Member(one.main.told, one.main.features) for one in found]
+        members = [Member(one.main.told, one.main.features, adapted=one.main.adapted) for one in found]
         floors = found[0].floors
     together = len(members)
     members += [Member(floor.told, floor.features) for floor in floors]

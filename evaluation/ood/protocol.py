@@ -63,6 +63,7 @@ def run_ood(asked: Settings, out: Path) -> dict[str, Any]:
     test = {told: _test(found, classes, multi) for told, found in zip(("main", *_told(plan)), judged, strict=True)}
     results = asked.described() | {
         "encoder": " + ".join(member.told for member in plan.members[: plan.together]), "bands": plan.bands,
+        "adapted": " + ".join(dict.fromkeys(member.adapted for member in plan.members if member.adapted)),
         "labelled_samples": len(sides[0].train[1]), "view_size": plan.view_size, "classes": classes,
         "features": int(sides[0].outside.shape[1]), "score": score, "chosen_on_val": main.chosen,
         "test": test["main"], "test_samples": len(sides[0].inside[1]),

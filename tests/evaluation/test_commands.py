@@ -140,9 +140,11 @@ def test_an_encoder_meets_a_set_with_more_bands_by_those_it_is_told(made: Path, 
     assert [one["bands"] for one in found] == [["B02", "B04"], ["B04", "B02"]]
     assert found[0]["test"]["macro_map"] == pytest.approx(found[1]["test"]["macro_map"], abs=1e-3), "met by name"
     assert found[0]["floors"]["image statistics"]["features"] == 14
-    near = tmp_path / "near"
-    call("evaluate", made, "--encoder", run, "--protocol", "knn", *words, "--fallback", "zero", "--out", near)
-    assert json.loads((near / "results.json").read_text())["adapted"].startswith("4 bands out of 2; B03 from zero; B08")
+    for protocol in (("knn",), ("ood", "--hold-out", "class 3")):
+        near, stood_in = tmp_path / protocol[0], (*words, "--fallback", "zero")
+        call("evaluate", made, "--encoder", run, "--protocol", *protocol, *stood_in, "--out", near)
+        results = json.loads((near / "results.json").read_text())
+        assert results["adapted"].startswith("4 bands out of 2; B03 from zero; B08")
     with pytest.raises(BandstreamError, match="another bands"):
         call("evaluate", made, "--encoder", run, "--protocol", "knn", *words, "--bands", "B02", "--out", out)
     for chosen, said in (("B02,B99", "has no bands B99: it has B02, B03"), ("B02,B02", "name each once")):
