@@ -127,10 +127,18 @@ class ViewGraph:
         self.names = [list(self._view_inputs(recipe, each)) for recipe, each in zip(recipes, still, strict=True)]
         self.input_count = len(self.inputs(np.zeros((1, 1), np.uint8), still))
         on_gpu = device == "cuda"
+
+        def fed() -> tuple[Any, ...]:
+            """A batch, its bytes as one list where they lie: of an array, or of pinned memory that it is not told of,
+            DALI copies sample by sample into pinned memory of its own. (Made here, since DALI rewrites what is made in
+            the graph's definition, and all that it calls.)"""
+            samples, *drawn = source()
+            return TensorListCPU(samples, is_pinned=on_gpu), *drawn
+
         self.pipe = pipeline_def(
             self._define, batch_size=batch_size, num_threads=threads, device_id=_device_number() if on_gpu else None,
             enable_conditionals=True, prefetch_queue_depth=2,
-        )(source, on_gpu)  # fmt: skip
+        )(fed, on_gpu)  # fmt: skip
         self.pipe.build()
 
     def _check(self, manifest: Manifest) -> None:
@@ -218,9 +226,8 @@ class ViewGraph:
         coloured = (drawn.saturation != 1) | (drawn.hue != 0) | drawn.grey
         return {"coloured": coloured, "matrix": matrix.astype(np.float32), "lift": lift.astype(np.float32)}
 
-    def _define(self, source: Callable[[], tuple[np.ndarray, ...]], on_gpu: bool) -> tuple[Any, ...]:
-        fed = (lambda: _pinned(*source())) if on_gpu else source
-        raw, *drawn = fn.external_source(source=fed, num_outputs=self.input_count, batch=True, no_copy=True)
+    def _define(self, source: Callable[[], tuple[Any, ...]], on_gpu: bool) -> tuple[Any, ...]:
+        raw, *drawn = fn.external_source(source=source, num_outputs=self.input_count, batch=True, no_copy=True)
         if on_gpu:
             raw = raw.gpu()
         inputs = iter(drawn)
@@ -298,11 +305,6 @@ def sliced(raw: Any, at: Any, dtype: str, shape: tuple[int, ...]) -> Any:
     """The array of this type and shape (C, H, W) that begins at byte `at` of each sample, uint8 (bytes,)."""
     part = fn.slice(raw, start=at, shape=[int(np.prod(shape)) * np.dtype(dtype).itemsize], axes=[0])
     return fn.reinterpret(part, dtype=_DALI_TYPES[dtype], shape=list(shape), layout="CHW")
-
-
-def _pinned(samples: np.ndarray, *drawn: np.ndarray) -> tuple[Any, ...]:
-    """Samples in pinned memory, as DALI is told of it: else it would copy them, one by one, into such memory first."""
-    return TensorListCPU(samples, is_pinned=True), *drawn
 
 
 def _device_number() -> int:
