@@ -18,6 +18,7 @@ from nvidia import dali
 
 from pipeline.draws import DRAWS_VERSION, Draws, draw
 from pipeline.graph import ViewGraph
+from pipeline.held import Held
 from pipeline.order import ORDER_VERSION, Order, Plan, Windows
 from pipeline.reader import Read, Reader
 from pipeline.resume import checked
@@ -136,6 +137,7 @@ class Loader:
         self._reader.check(self._batches(self.epoch, self.order.starts()))
         self._plan: Iterator[Read] = iter(())
         self._under_way: deque[_Fed] = deque()
+        self._held = Held()
         self._graph = ViewGraph(
             manifest,
             layout,
@@ -186,7 +188,12 @@ class Loader:
             self.cursor = min(start + self.order.batch_size, self.order.samples)
             here = epoch, self.cursor
             mask = tensors.pop() if self._mask else None
-            yield Batch(tensors, torch.from_numpy(fed.indices), fed.labels, mask)
+            batch = Batch(tensors, torch.from_numpy(fed.indices), fed.labels, mask)
+            try:
+                yield batch
+            finally:
+                if self.device == "cuda":
+                    self._held.add(batch)
             if (self.epoch, self.cursor) != here:
                 raise BandstreamError("the loader was moved in the middle of an iteration: leave it and begin another")
         self._drain()
@@ -282,6 +289,7 @@ class Loader:
 
     def close(self) -> None:
         """Stop reading and close the shards."""
+        self._held.clear()
         self._drain()
         self._reader.close()
 
