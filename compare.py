@@ -73,7 +73,7 @@ def main(spec_file: Path, out: Path, shards: str | None, sets: tuple[str, ...], 
     from evaluation.comparison.grid import expand
     from evaluation.comparison.record import check, described, is_finished, remembered
     from shards.errors import BandstreamError
-    from training.distributed import distributed
+    from training.distributed import alone
 
     if threads:
         torch.set_num_threads(threads)
@@ -85,12 +85,10 @@ def main(spec_file: Path, out: Path, shards: str | None, sets: tuple[str, ...], 
             click.echo(f"{'finished' if is_finished(out, cell) else 'to do':<10}{cell.told} → {out / cell.folder}")
         click.echo(f"{sum(is_finished(out, cell) for cell in grid.cells)} of {len(grid.cells)} runs are finished")
         return
-    with distributed(device) as place:
-        if place.world_size > 1:
-            raise BandstreamError("a comparison runs in one process: start it without torchrun")
-        with remembered(out, wanted):
-            failed = run_cells(spec, grid, out, place, threads)
-            told = conclude(spec, grid, out, failed)
+    place = alone("a comparison", device)
+    with remembered(out, wanted):
+        failed = run_cells(spec, grid, out, place, threads)
+        told = conclude(spec, grid, out, failed)
     if failed:
         raise BandstreamError(
             f"{len(failed)} of {len(grid.cells)} runs failed, the first: {failed[0]['cell']}: {failed[0]['error']}; "

@@ -54,7 +54,7 @@ def main(shards: str, out: Path, init: str, recipe_file: Path | None, bands: str
          **knobs: Any) -> None:  # fmt: skip
     """Fine-tune on SHARDS, a folder or a URL of fsspec: classification or segmentation with few labels."""
     from shards.errors import BandstreamError
-    from training.distributed import distributed
+    from training.distributed import alone
     from training.finetuning import FineTuning
     from training.seeds import RESULTS, parse_seeds, write_summary
 
@@ -65,13 +65,10 @@ def main(shards: str, out: Path, init: str, recipe_file: Path | None, bands: str
     numbers = list(dict.fromkeys([*seed, *parse_seeds(seeds)])) or [recipe.seed]
     if len(numbers) > 1 and (out / RESULTS).exists():
         raise BandstreamError(f"{out} holds a single run: name another folder for those of several seeds")
-    with distributed(device) as place:
-        if place.world_size > 1:
-            raise BandstreamError("fine-tuning runs in one process: start it without torchrun")
-        runs = []
-        for number in numbers:
-            folder, seeded = out / f"seed-{number}" if len(numbers) > 1 else out, {"seed": number}
-            runs.append(finetune(shards, folder, init, recipe.model_copy(update=seeded), place.device, threads))
+    place, runs = alone("fine-tuning", device), []
+    for number in numbers:
+        folder, seeded = out / f"seed-{number}" if len(numbers) > 1 else out, {"seed": number}
+        runs.append(finetune(shards, folder, init, recipe.model_copy(update=seeded), place.device, threads))
     if len(runs) > 1:
         summary = write_summary(out, runs)
         found = summary["scores"][f"test_{summary['score']}"]

@@ -16,7 +16,7 @@ names its folder, BANDSTREAM_CACHE_GB its size. Endpoint and credentials are the
 RUN holds recipe.json, metrics.jsonl, tensorboard/, views.png, floors.json, checkpoints/ (the newest, and the best by
 validation) and, at the end, encoder.safetensors, encoder.json, a model card and summary.json. SIGTERM or SIGUSR1 (a
 scheduler's notice) finishes the step, saves, and leaves with exit code 143; the same command with --resume goes on and,
-on as many processes and threads, ends with the weights of a run left alone; where nothing was saved yet, it begins.
+on as many processes and CPU threads, ends with the bits of a run left alone; where nothing was saved yet, it begins.
 
 Where numbers are not finite or features collapse, the run ends and says what to change; with --on-nan rollback its
 weights go back to the last good checkpoint, and the data go on, at a lower rate.
@@ -166,7 +166,7 @@ def pretrain(
                     nn.utils.clip_grads_with_norm_(bare.parameters(), recipe.clip, norm)
                 watch.note(outcome.loss, norm)
 
-                # -- only steps that look, log, save or leave wait for the device, or for other ranks
+                # -- of our own, only steps that look, log, save or leave wait for the device, or for other ranks
                 first, ending = step == 0, (step + 1) % epoch_steps == 0
                 looking = first or (step + 1) % watch.look_steps == 0
                 logging = first or ending or (step + 1) % recipe.log_steps == 0

@@ -97,8 +97,8 @@ def record_of(path: Path) -> dict[str, Any]:
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
     """In what the machines, or what the benches were told, differ."""
-    for name in ("cpu", "cores"):
-        values = before["machine"].get(name), after["machine"].get(name)
+    for name in ("cpu", "cores", "gpu"):
+        values = tuple(record["machine"].get(name, "none") for record in (before, after))
         if values[0] != values[1]:
             yield f"{name} ({values[0]} then, {values[1]} now)"
     for name in before:

@@ -19,7 +19,8 @@ WHAT = (
     "steps of train.py, without its bookkeeping, in turns on the loader's batches and on batches in memory; samples a "
     "second, a sample being all its views. flops_a_step: of all convolutions and matrix products of a step, forward "
     "and backward, as torch counts them (what activation checkpointing or micro-batches repeat included). utilisation: "
-    "flops a second of the replayed steps over those of a large matrix product in the same precision on this device"
+    "flops a second of the replayed steps over those of a large matrix product in the same precision on this device, "
+    "float32 on a GPU as its convolutions compute it, in TF32. gpu_mb: memory of the GPU that was taken at the end"
 )
 
 
@@ -55,34 +56,36 @@ def train(
     from pipeline.loader import Loader
     from shards import atomic
     from shards.shardset import ShardSet
-    from training.distributed import distributed
+    from training.distributed import alone
     from training.recipe import Pretraining
 
     recipe = Pretraining.read(recipe_file, knobs | {"view.size": view_size}).resolved()
     if threads:
         torch.set_num_threads(threads)
     torch.manual_seed(recipe.seed)
-    with distributed(device) as place:
-        shard_set = ShardSet.open(shards)
-        loader = Loader(
-            shard_set, "train", recipe.batch_size, recipe.views, seed=recipe.seed, device=place.device.type,
-            threads=threads, bands=recipe.bands, seasons=recipe.seasons,
-        )  # fmt: skip
-        step = TrainingStep(recipe, len(loader.bands), place.device.type)
-        served = (batch.views for _ in itertools.count() for batch in loader)
-        kept = [[view.clone() for view in views] for views in itertools.islice(served, KEPT)]
-        flops = _flops(step, kept[0])
-        peak = _matmul_rate(place.device, step.half)
-        found: dict[str, list[dict[str, float]]] = {"real data": [], "replayed": []}
-        for _ in range(repeats):
-            for name, views in (("real data", served), ("replayed", itertools.cycle(kept))):
-                waited = loader.waiting
-                rate = _rate(step, views, recipe.batch_size, seconds, place.device)
-                found[name].append({"samples_per_s": rate[0], "waiting": (loader.waiting - waited) / rate[1]})
-                click.echo(f"{name}: {rate[0]:,.1f} samples/s", err=True)
-        memory = torch.cuda.mem_get_info() if place.device.type == "cuda" else None
-        served.close()
-        loader.close()
+    place = alone("this bench", device)
+    shard_set = ShardSet.open(shards)
+    loader = Loader(
+        shard_set, "train", recipe.batch_size, recipe.views, seed=recipe.seed, device=place.device.type,
+        threads=threads, bands=recipe.bands, seasons=recipe.seasons,
+    )  # fmt: skip
+    step = TrainingStep(recipe, len(loader.bands), place.device.type)
+    served = (batch.views for _ in itertools.count() for batch in loader)
+    kept = [[view.clone() for view in views] for views in itertools.islice(served, KEPT)]
+    flops = _flops(step, kept[0])
+    peak = _matmul_rate(place.device, step.half)
+    found: dict[str, list[dict[str, float]]] = {"real data": [], "replayed": []}
+    for _ in range(repeats):
+        for name, views in (("real data", served), ("replayed", itertools.cycle(kept))):
+            for some in itertools.islice(views, SETTLING_STEPS):
+                step(some)
+            waited = loader.waiting
+            rate = _rate(step, views, recipe.batch_size, seconds, place.device)
+            found[name].append({"samples_per_s": rate[0], "waiting": (loader.waiting - waited) / rate[1]})
+            click.echo(f"{name}: {rate[0]:,.1f} samples/s", err=True)
+    memory = torch.cuda.mem_get_info() if place.device.type == "cuda" else None
+    served.close()
+    loader.close()
 
     rates = {name: [run["samples_per_s"] for run in runs] for name, runs in found.items()}
     utilised = [rate / recipe.batch_size * flops / peak for rate in rates["replayed"]]
@@ -122,8 +125,6 @@ def _rate(
             torch.cuda.synchronize()
         return time.perf_counter()
 
-    for views in itertools.islice(batches, SETTLING_STEPS):
-        step(views)
     began, steps = finished(), 0
     while steps == 0 or time.perf_counter() - began < seconds:
         loss = step(next(batches))
@@ -152,7 +153,9 @@ def _matmul_rate(device: Any, half: bool) -> float:
 
     side = 8192 if device.type == "cuda" else 2048
     left, right = (torch.randn(side, side, device=device, dtype=torch.bfloat16 if half else None) for _ in range(2))
-    best = float("inf")
+    precision, best = torch.get_float32_matmul_precision(), float("inf")
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
     for _ in range(10):
         if device.type == "cuda":
             torch.cuda.synchronize()
@@ -161,6 +164,7 @@ def _matmul_rate(device: Any, half: bool) -> float:
         if device.type == "cuda":
             torch.cuda.synchronize()
         best = min(best, time.perf_counter() - began)
+    torch.set_float32_matmul_precision(precision)
     return 2 * side**3 / best
 
 

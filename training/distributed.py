@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+from timm.layers import convert_sync_batchnorm
 from torch import nn
 
 from models.objectives import Objective
@@ -30,11 +31,12 @@ class Place:
 
 @contextmanager
 def distributed(device: str) -> Iterator[Place]:
-    """Join the group that torchrun started, if it did; leave it at the end. `device`: `auto`, `cpu` or `cuda`."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
-        raise BandstreamError("no GPU can be used here: take --device cpu, or check the driver")
+    """Join the group that torchrun started, if it did; leave it at the end. `device`: `auto`, `cpu` or `cuda`.
+
+    After an error, which the other ranks may not have met, the group is not left: NCCL would wait for them, who wait
+    for this one, and nobody would read of the error.
+    """
+    device = _found(device)
     world_size = int(os.environ.get("WORLD_SIZE", 1))
     local = int(os.environ.get("LOCAL_RANK", 0))
     if device == "cuda":
@@ -43,11 +45,32 @@ def distributed(device: str) -> Iterator[Place]:
         torch.cuda.set_device(local)
     if world_size > 1:
         dist.init_process_group("nccl" if device == "cuda" else "gloo")
+    orderly = False
     try:
         yield Place(int(os.environ.get("RANK", 0)), world_size, torch.device(device))
+        orderly = True
+    except SystemExit:
+        orderly = True
+        raise
     finally:
-        if dist.is_initialized():
+        if orderly and dist.is_initialized():
             dist.destroy_process_group()
+
+
+def alone(work: str, device: str) -> Place:
+    """The place of work that one process does. Raises BandstreamError where torchrun started several."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise BandstreamError(f"{work} runs in one process: start it without torchrun")
+    return Place(0, 1, torch.device(_found(device)))
+
+
+def _found(device: str) -> str:
+    """`cpu` or `cuda`. Raises BandstreamError where a GPU is asked for and none can be used."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise BandstreamError("no GPU can be used here: take --device cpu, or check the driver")
+    return device
 
 
 @contextmanager
@@ -81,10 +104,13 @@ def mean_over_ranks(values: torch.Tensor, place: Place) -> torch.Tensor:
 
 
 def join_norms(objective: Objective) -> None:
-    """SyncBatchNorm in the place of batch normalisation, but in parts that are `per_rank`."""
+    """SyncBatchNorm in the place of batch normalisation, but in parts that are `per_rank`.
+
+    By timm, whose norms hold their activation, which torch's own conversion leaves out.
+    """
     for part, module in list(objective.named_children()):
         if part not in objective.per_rank:
-            setattr(objective, part, nn.SyncBatchNorm.convert_sync_batchnorm(module))
+            setattr(objective, part, convert_sync_batchnorm(module))
 
 
 def on_all_ranks(objective: Objective, place: Place) -> nn.Module:

@@ -116,7 +116,9 @@ def consumed(tensor: Any) -> float | int:
     import numpy as np
 
     if getattr(tensor, "is_floating_point", bool)():
-        return float(tensor.sum())
+        import torch
+
+        return float(tensor.sum(dtype=torch.float32))  # in halves it would overflow
     flat = np.ascontiguousarray(tensor).reshape(-1).view(np.uint8)
     whole = len(flat) // 8 * 8
     return int(flat[:whole].view(np.uint64).sum(dtype=np.uint64)) + int(flat[whole:].sum())

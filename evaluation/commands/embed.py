@@ -55,7 +55,7 @@ def embed(
     from evaluation.settings import choose_bands
     from evaluation.subject import find_subjects
     from shards.shardset import ShardSet
-    from training.distributed import distributed
+    from training.distributed import alone
 
     if threads:
         torch.set_num_threads(threads)
@@ -66,17 +66,17 @@ def embed(
     for split in chosen:
         shard_set.size(split)
     met = choose_bands(shard_set, bands.replace(" ", "").split(",") if bands else None)
-    with distributed(device) as place:
-        found = find_subjects(
-            encoder, met, shard_set.grid[0], stages=level == "stages", view_size=view_size, normalise=normalise,
-            reflectance=shard_set.manifest.reflectance, seed=seed, device=place.device, fallback=fallback,
-        )  # fmt: skip
-        embedding = Embedding(shard_set, found.main, out, batch_size, found.view_size, found.statistics, met)
-        for split in chosen:
-            written = embedding.write(split, place.device.type, threads)
-            click.echo(
-                f"{found.main.told}, {split}: {written:,} samples embedded, {shard_set.size(split):,} in all → {out}"
-            )
+    place = alone("embedding", device)
+    found = find_subjects(
+        encoder, met, shard_set.grid[0], stages=level == "stages", view_size=view_size, normalise=normalise,
+        reflectance=shard_set.manifest.reflectance, seed=seed, device=place.device, fallback=fallback,
+    )  # fmt: skip
+    embedding = Embedding(shard_set, found.main, out, batch_size, found.view_size, found.statistics, met)
+    for split in chosen:
+        written = embedding.write(split, place.device.type, threads)
+        click.echo(
+            f"{found.main.told}, {split}: {written:,} samples embedded, {shard_set.size(split):,} in all → {out}"
+        )
     if parquet:
         rows = write_parquet(out, parquet)
         click.echo(f"{parquet}: {rows:,} rows")

@@ -62,14 +62,13 @@ def evaluate(dst: str, protocol: str, device: str, threads: int | None, out: Pat
 
     from evaluation.settings import Settings
     from shards.shardset import ShardSet
-    from training.distributed import distributed
+    from training.distributed import alone
 
-    with distributed(device) as place:
-        asked = Settings(
-            ShardSet.open(dst), protocol=protocol, device=place.device, threads=threads,
-            bands=tuple(bands.replace(" ", "").split(",")) if bands else None, **options,
-        )  # fmt: skip
-        results = run_evaluation(asked, out)
+    asked = Settings(
+        ShardSet.open(dst), protocol=protocol, device=alone("an evaluation", device).device, threads=threads,
+        bands=tuple(bands.replace(" ", "").split(",")) if bands else None, **options,
+    )  # fmt: skip
+    results = run_evaluation(asked, out)
     click.echo(_told(results, out))
 
 

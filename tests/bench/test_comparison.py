@@ -92,8 +92,10 @@ def test_other_benches_and_records_of_none_are_refused(tmp_path):
     assert isinstance(result.exception, BandstreamError) and "cannot be read" in str(result.exception)
 
 
-@pytest.mark.parametrize(("where", "name", "value"), [("machine", "cpu", "another"), ("machine", "cores", 16),
-                                                      (None, "batch_size", 32)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("where", "name", "value"),
+    [("machine", "cpu", "another"), ("machine", "cores", 16), ("machine", "gpu", "an H200"), (None, "batch_size", 32)],
+)
 def test_other_machines_and_set_ups_need_a_word(tmp_path, where, name, value):
     old = record(RATES)
     new = copy.deepcopy(old)

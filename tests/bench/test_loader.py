@@ -93,6 +93,7 @@ def test_everything_is_consumed() -> None:
         assert consumed(torch.from_numpy(other)) != base
     floats = torch.rand(4, 12, 8, 8)
     assert consumed(floats) == pytest.approx(float(floats.double().sum()), rel=1e-4)
+    assert consumed(torch.ones(64, 12, 112, 112, dtype=torch.float16)) == 64 * 12 * 112 * 112, "more than a half holds"
 
 
 def test_the_clock_runs_only_once_batches_flow_and_counts_whole_turns() -> None:

@@ -2,11 +2,13 @@
 
 import json
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
@@ -15,7 +17,7 @@ from models.encoder import build_encoder
 from models.objectives import METHODS, build_objective
 from shards.errors import BandstreamError
 from training.checkpoint import checkpoints, load_checkpoint, name_checkpoint, save_checkpoint
-from training.distributed import join_norms
+from training.distributed import alone, distributed, join_norms
 from training.finetuning import FineTuning
 from training.monitor import Monitor, read_metrics, redraw
 from training.recipe import Pretraining
@@ -210,3 +212,39 @@ def test_norms_are_joined_over_gpus_but_for_those_of_keys_and_activations_are_co
     assert objective.encoder is kept
     kept.checkpointing(True)
     assert all(part._forward_pre_hooks for part in kept.modules() if isinstance(part, nn.SyncBatchNorm))
+
+
+@pytest.mark.parametrize("name", ["cnn", "resnet18", "timm-efficientnet-b0", "tu-regnety_002"])
+def test_joined_norms_compute_what_they_did(name):
+    """timm's norms hold their activation, which is not to be lost."""
+    torch.manual_seed(0)
+    objective = build_objective("simclr", build_encoder(name, 3, 32), {}).eval()
+    view = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        before = objective.encoder(view)
+        join_norms(objective)
+        after = objective.encoder(view)
+    assert any(isinstance(part, nn.SyncBatchNorm) for part in objective.encoder.modules())
+    assert torch.equal(before, after) and before.abs().max() > 0
+
+
+@pytest.mark.parametrize("end", [None, SystemExit(143), BandstreamError("the disk is full"), KeyboardInterrupt()])
+def test_the_group_is_left_but_after_an_error_that_others_may_not_have_met(monkeypatch, end):
+    """NCCL would wait for them, and the error be read by nobody; there is none here to wait."""
+    calls = []
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(dist, "init_process_group", lambda backend: calls.append(backend))
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: calls.append("left"))
+    with nullcontext() if end is None else pytest.raises(type(end)), distributed("cpu") as place:
+        assert place.world_size == 2
+        if end is not None:
+            raise end
+    assert calls == (["gloo", "left"] if end is None or isinstance(end, SystemExit) else ["gloo"])
+
+
+def test_work_of_one_process_is_not_begun_by_several(monkeypatch):
+    assert alone("fine-tuning", "cpu").world_size == 1
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(BandstreamError, match="fine-tuning runs in one process"):
+        alone("fine-tuning", "cpu")
