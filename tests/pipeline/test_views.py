@@ -211,20 +211,24 @@ def test_what_is_off_is_not_in_the_graph(sets):
     ("layout", "fields"),
     [("uint16, 12 bands", ALONE["everything"]), ("uint8, 3 bands", view_parity.OF_PICTURES["everything of pictures"])],
 )
-def test_the_graph_for_a_gpu_keeps_pixels_there(sets, monkeypatch, layout, fields):
+@pytest.mark.parametrize("mask", [None, "mask.npy"])
+def test_the_graph_for_a_gpu_keeps_pixels_there(sets, tmp_path, monkeypatch, layout, fields, mask):
     """Its definition alone, which needs no GPU: pixels go there as bytes, and nothing is fetched back for arguments."""
-    loader = Loader(sets(layout, 2), "train", 8, [ViewRecipe(size=32, **fields)] * 2, seasons="different")
+    folder = make_set(tmp_path / "set", {"train": 8}, mask=ramp_classes, **LAYOUTS[layout]) if mask else sets(layout, 2)
+    dates = "first" if mask else "different"
+    loader = Loader(folder, "train", 8, [ViewRecipe(size=32, **fields)] * (1 if mask else 2), seasons=dates)
     monkeypatch.setattr(graph, "_device_number", lambda: 0)
     monkeypatch.setattr("nvidia.dali.Pipeline.build", lambda self: None)
     made = graph.ViewGraph(
         loader.shard_set.manifest, loader.shard_set.layout, loader.views, loader.bands, loader.statistics,
-        batch_size=8, source=lambda: (), mask=None, device="cuda", threads=1, dtype="float16", seasons="different",
+        batch_size=8, source=lambda: (), mask=mask, device="cuda", threads=1, dtype="float16", seasons=dates,
     )  # fmt: skip
     made.pipe._build_graph()
     devices: dict[str, set[str]] = {}
     for op in made.pipe._ops:
         devices.setdefault(type(op._op).__name__, set()).add(op._op.device)
     assert {name for name, where in devices.items() if where != {"gpu"}} == {"ExternalSource", "Split"}
+    assert ("Squeeze" in devices) == bool(mask)
     assert devices["ExternalSource"] == {"cpu"}
 
 

@@ -77,6 +77,8 @@ RANGE = {"uint8": 255, "uint16": 5000, "int16": 5000, "float32": 5000}
 WEIGHTS = 2e-5
 """How far a resampled value may be from the exact one, in ranges of the pixels' values: by DALI's float32 positions,
 whose last place is 7.6e-6 on an axis of 120 pixels."""
+MASKS = 1e-3
+"""Share of a mask's pixels that may be another than the nearest: those between two, by float32 positions."""
 TOLERANCE = 1e-5
 """How far all that follows may be from float64, in standard deviations; values lie within 20 of them."""
 
@@ -96,6 +98,11 @@ class Parity:
         """Raise AssertionError, naming `what`, where views of arrays of this type are not what they should be."""
         assert self.geometry <= WEIGHTS * RANGE[dtype] + (0.5 if dtype in ("uint16", "int16") else 0.0), (what, self)
         assert self.radiometry <= TOLERANCE, (what, self)
+
+
+def classes(number: int, grid: tuple[int, int]) -> np.ndarray:
+    """A mask without structure, the hardest to resample."""
+    return np.random.default_rng(number).integers(0, 19, grid, np.uint8)
 
 
 def recipes_for(layout: dict[str, Any]) -> dict[str, ViewRecipe]:
@@ -133,6 +140,19 @@ def parity(loader: Loader, device: str = "cpu") -> Parity:
     return Parity(geometry, radiometry)
 
 
+def mask_parity(loader: Loader) -> float:
+    """The share of pixels, of the masks of a loader's first batch, that are not the nearest of the stored ones."""
+    batch = next(iter(loader))
+    (draws,) = loader.draws(batch.indices.numpy())
+    differing = []
+    for n, index in enumerate(batch.indices.tolist()):
+        stored = loader.shard_set.read(loader.split, index).masks["land_cover"]
+        found = batch.mask[n].numpy(force=True)
+        nearest = reference.nearest(stored, draws.start[n], draws.end[n], found.shape)
+        differing.append((reference.heading(nearest, draws.flip[n], int(draws.turns[n])) != found).mean())
+    return float(np.mean(differing))
+
+
 def geometry_of(recipe: ViewRecipe) -> ViewRecipe:
     """What of a recipe moves pixels, which is drawn the same without the rest."""
     names = ("size", "crop_scale", "crop_ratio", "flip_horizontal", "flip_vertical", "rotate90")
@@ -143,6 +163,7 @@ def main() -> dict[str, Any]:
     """The table: augmentation by layout by device, each within its bound."""
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     rows: list[dict[str, Any]] = []
+    masks: list[dict[str, Any]] = []
 
     def add(folder: Path, name: str, layout: str, device: str, recipes: Sequence[ViewRecipe], **options: Any) -> None:
         loader = Loader(folder, "train", BATCH, recipes, seed=5, device=device, threads=1, **options)
@@ -167,6 +188,7 @@ def main() -> dict[str, Any]:
         for number, (layout, options) in enumerate(LAYOUTS.items()):
             folder = make_set(Path(name) / str(number), {"train": BATCH}, **options)
             dated = make_set(Path(name) / f"{number}d", {"train": BATCH}, dates=3, **options)
+            masked = make_set(Path(name) / f"{number}m", {"train": BATCH}, mask=classes, **options)
             recipes = recipes_for(options)
             last = recipes["everything"]
             several = last.multi_crop(3, 24)
@@ -176,6 +198,11 @@ def main() -> dict[str, Any]:
                 add(folder, "everything, as float16", layout, device, [last] * 2, dtype="float16")
                 add(folder, "multi-crop", layout, device, several)
                 add(folder, "a recipe a view", layout, device, [recipes["crop"], recipes["blur"]])
+                loader = Loader(masked, "train", BATCH, [last], seed=5, device=device, threads=1, masks="land_cover")
+                share = mask_parity(loader)
+                loader.close()
+                assert share <= MASKS, (layout, device, share)
+                masks.append({"layout": layout, "device": device, "differing": share})
                 seasons: Seasons
                 for seasons in ("same", "different"):
                     add(dated, f"seasons: {seasons}", layout, device, [last] * 4, seasons=seasons)
@@ -184,7 +211,8 @@ def main() -> dict[str, Any]:
     return {
         "outcome": f"{len(rows)} rows on {' and '.join(devices)}: resampling to whole numbers within {max(whole):.4f} "
         f"of one, to float32 within {weights:.1e} of the pixels' range; all that follows within "
-        f"{max(row['radiometry'] for row in rows):.1e} standard deviations",
+        f"{max(row['radiometry'] for row in rows):.1e} standard deviations; of masks, at most "
+        f"{max(row['differing'] for row in masks):.1e} of the pixels are not the nearest",
         "truth": "tests/pipeline/reference.py: NumPy and SciPy in float64 from the same draws, nothing folded",
         "pixels": f"independent and uniform in 0 to 5000 (uint8: 255); {BATCH} samples, at least two views of each",
         "geometry": "largest distance of the resampled and turned patch from the exact one, in stored numbers",
@@ -196,4 +224,5 @@ def main() -> dict[str, Any]:
         },
         "gpu": "cuda" in devices,
         "rows": rows,
+        "masks": masks,
     }
