@@ -72,7 +72,7 @@ def run(command: click.Command) -> None:
         if "--debug" in sys.argv[1:2]:
             raise
         click.echo(f"error: {' '.join(str(error).split())}", err=True)
-        sys.exit(1)
+        sys.exit(getattr(error, "exit_code", 1))
 
 
 def main() -> None:

@@ -125,7 +125,7 @@ def finetune(
     used = labelled(shard_set, target, recipe.label_fraction, recipe.seed)
 
     # -- the model -----------------------------------------------------------------------------------------------------
-    bands, view_size = recipe.bands or manifest.band_names, recipe.view.size or shard_set.grid[0]
+    bands, view_size = shard_set.chosen_bands(recipe.bands), recipe.view.size or shard_set.grid[0]
     statistics, origin = None, "scratch"
     if init == "scratch":
         if recipe.normalise == "encoder":
@@ -156,6 +156,8 @@ def finetune(
     looked_at = {"val": np.arange(shard_set.size("val"))[: recipe.validate_samples], "test": None}
     held_out = {split: Loader(shard_set, split, 2 * recipe.batch_size, [plain], training=False, subset=chosen, **shared)
                 for split, chosen in looked_at.items()}  # fmt: skip
+    if kind != "segment":  # which pads
+        encoder.check({*loader.sizes, *held_out["val"].sizes})
     steps, warmup = (int(epochs * len(loader)) for epochs in (recipe.epochs, recipe.warmup_epochs))
     rates = rate_curve(recipe.schedule, recipe.lr, steps, warmup)
     plateau, rng = Plateau(recipe.plateau_patience, recipe.plateau_factor), np.random.default_rng(recipe.seed)

@@ -43,6 +43,7 @@ from cli import run
 @click.option("--init", help="A run, folder or user/name of the Hub, whose encoder is trained on.")
 @click.option("--fallback", type=click.Choice(["none", "wavelength", "zero"]), help="For bands that --init never saw.")
 @click.option("--encoder", help="An smp or timm encoder, such as resnet50, or cnn.")
+@click.option("--weights", help="What it begins with: none, imagenet, or a .safetensors file.  [default: none]")
 @click.option("--epochs", type=int)
 @click.option("--batch-size", type=int, help="Over all processes.")
 @click.option("--accumulate", type=int, help="Micro-batches that a step is computed in, to save memory.")
@@ -54,9 +55,7 @@ from cli import run
 @click.option("--on-nan", type=click.Choice(["stop", "rollback"]), help="When training breaks.  [default: stop]")
 @click.option("--seed", type=int)
 @click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
-@click.option(
-    "--threads", type=click.IntRange(1), help="CPU threads of this process [default: all, shared by the processes]."
-)
+@click.option("--threads", type=click.IntRange(1), help="CPU threads  [default: all, shared by the processes]")
 def main(shards: str, out: Path, recipe_file: Path | None, resume: bool, device: str, threads: int | None,
          view_size: int | None, temperature: float | None, **knobs: Any) -> None:  # fmt: skip
     """Pretrain an encoder on the train split of SHARDS, a folder or a URL of fsspec, without labels."""
@@ -101,7 +100,7 @@ def pretrain(
     if threads:
         torch.set_num_threads(threads)
     torch.manual_seed(recipe.seed)
-    saved = newest_checkpoint(out) if resume else None
+    saved = newest_checkpoint(out, place) if resume else None
     shard_set = ShardSet.open(shards)
     manifest = shard_set.manifest
     loader = Loader(
@@ -112,7 +111,7 @@ def pretrain(
     bands, epoch_steps, steps = loader.bands, len(loader), len(loader) * recipe.epochs
 
     # -- model, optimiser, schedule ------------------------------------------------------------------------------------
-    encoder = starting_encoder(recipe, bands, saved)
+    encoder = starting_encoder(recipe, bands, loader.sizes, saved)
     if recipe.init:  # which brings its architecture
         recipe = recipe.model_copy(update={"encoder": encoder.name})
     bare: Any = build_objective(recipe.method, encoder, recipe.objective)
@@ -124,7 +123,7 @@ def pretrain(
     plateau = Plateau(recipe.plateau_patience if recipe.schedule == "plateau" else None, recipe.plateau_factor)
     watch = Watch(recipe.watch, epoch_steps, place)
     online = Online(shard_set, recipe, bands, out, place, threads)
-    best = Best(recipe.early_stopping and recipe.early_stopping * epoch_steps, higher=online.scores_labels)
+    best = Best(recipe.early_stopping and recipe.early_stopping * epoch_steps)
     learnt: dict[str, Any] = {"model": bare, "optimiser": optimiser} | ({"average": average} if average else {})
     parts = learnt | {"loader": loader, "plateau": plateau, "watch": watch, "best": best}
     knobs = recipe.model_dump(mode="json")
@@ -209,7 +208,7 @@ def pretrain(
                     values |= found
                     if "val_loss" in found:
                         plateau.update(found["val_loss"])
-                    is_best = bool(found) and best.update(found["knn" if "knn" in found else "val_loss"], step)
+                    is_best = bool(found) and best.update(online.score(found), step)
                 if logging or wrong:
                     values |= {"lr": rate} | pace.since(step, loader.waiting, recipe.batch_size)
                     monitor.log(step - 1, epoch, values)

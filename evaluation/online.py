@@ -35,7 +35,8 @@ class Online:
     the batch size of training (or all of val, where that is less). The neighbours of val are sought in train, by the
     cosine of the encoder's features of whole patches; their score is the accuracy, or for multi-label the macro average
     precision. Beside it stand two floors, computed once and kept in floors.json: image statistics, and the same encoder
-    with random weights. Raises BandstreamError on labels that the set does not have.
+    with random weights. Where all of val have the same labels, nothing is scored by them. Raises BandstreamError on
+    labels that the set does not have.
     """
 
     def __init__(
@@ -52,13 +53,13 @@ class Online:
         limit = recipe.validate_samples
         shared: dict[str, Any] = {
             "seed": recipe.seed, "rank": place.rank, "world_size": place.world_size, "device": place.device.type,
-            "threads": threads, "bands": bands, "seasons": recipe.seasons,
+            "threads": threads, "bands": bands,
         }  # fmt: skip
         world = place.world_size
         batch = min(recipe.batch_size, size // world * world)
         if batch >= 2 * world:
             some = np.arange(min(size, max(limit, batch)))
-            self._losses = Loader(shard_set, "val", batch, recipe.views, subset=some, **shared)
+            self._losses = Loader(shard_set, "val", batch, recipe.views, subset=some, seasons=recipe.seasons, **shared)
         elif recipe.schedule == "plateau" or recipe.early_stopping:
             raise BandstreamError(
                 f"{shard_set.place} has too few samples in val ({size}) to find a plateau or to stop early: take the "
@@ -76,9 +77,10 @@ class Online:
                     subset=some, **shared,
                 )  # fmt: skip
 
-    @property
-    def scores_labels(self) -> bool:
-        return bool(self._parts)
+    @staticmethod
+    def score(found: dict[str, float]) -> float:
+        """By what a validation is the best, the higher the better: neighbours, or else the loss."""
+        return found["knn"] if "knn" in found else -found["val_loss"]
 
     def validate(self, objective: nn.Module, encoder: nn.Module, autocast: Any) -> dict[str, float]:
         """`val_loss`, `val_` and the objective's other numbers, `knn`, `knn_statistics`, `knn_random`: those there are.
@@ -89,9 +91,8 @@ class Online:
         with _evaluating(objective, self.place.device), _evaluating(encoder, self.place.device):
             if self._losses is not None:
                 found |= self._loss(objective, autocast)
-            if self._parts:
-                found["knn"] = self._knn(encoder)
-                found |= self._floors()
+            if self._parts and (score := self._knn(encoder)) is not None:
+                found |= {"knn": score} | self._floors()
         return found
 
     def _loss(self, objective: nn.Module, autocast: Any) -> dict[str, float]:
@@ -123,8 +124,10 @@ class Online:
         held = [part for part in parts if part is not None]
         return torch.cat([part[0] for part in held]), torch.cat([part[1] for part in held])
 
-    def _knn(self, features: Any, standardised: bool = False) -> float:
+    def _knn(self, features: Any, standardised: bool = False) -> float | None:
         (bank, labels), (queries, truth) = self._features("train", features), self._features("val", features)
+        if (truth == truth[0]).all():  # by which any neighbours are right, or none
+            return None
         if standardised:
             mean, std = bank.mean(0), bank.std(0).clamp(min=1e-6)
             bank, queries = (bank - mean) / std, (queries - mean) / std

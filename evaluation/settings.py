@@ -1,6 +1,5 @@
 """What `bandstream evaluate` was asked for."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -60,7 +59,7 @@ class Settings:
     @cached_property
     def band_names(self) -> list[str]:
         """Of the views, in the order of the encoder's channels. Raises BandstreamError on bands the set has not."""
-        return choose_bands(self.shard_set, self.bands)
+        return self.shard_set.chosen_bands(self.bands)
 
     @cached_property
     def label(self) -> tuple[str, LabelSpec]:
@@ -142,18 +141,6 @@ class Settings:
             "normalise": self.normalise, "bands": self.band_names, "level": self.level, "classes": spec.classes,
             "data": {"name": manifest.name, "manifest": manifest.fingerprint()},
         }  # fmt: skip
-
-
-def choose_bands(shard_set: ShardSet, bands: Sequence[str] | None) -> list[str]:
-    """These bands of a set, or all of it. Raises BandstreamError on one that it has not, or that is named twice."""
-    there = shard_set.manifest.band_names
-    if not bands:
-        return there
-    if missing := [band for band in bands if band not in there]:
-        raise BandstreamError(f"{shard_set.place} has no bands {', '.join(missing)}: it has {', '.join(there)}")
-    if len(set(bands)) < len(bands):
-        raise BandstreamError(f"bands {', '.join(bands)}: name each once")
-    return list(bands)
 
 
 def refuse_one_class(labels: np.ndarray, classes: list[str], place: str) -> None:

@@ -9,7 +9,7 @@ from torch import nn
 
 from evaluation.features import Features, frozen, image_statistics
 from evaluation.standardising import Statistics, of_encoder
-from models.encoder import build_encoder
+from models.encoder import Encoder, build_encoder
 from models.export import load_encoder
 from shards.bands import Fallback
 from shards.errors import BandstreamError
@@ -75,7 +75,7 @@ def find_subjects(
     The floors are image statistics, and the same architecture with random weights (of `seed`), each unless it is itself
     what is evaluated; statistics have no architecture. `patch`: side in pixels, of views where nothing else says;
     `reflectance`: of the set whose views are standardised; `fallback`: what stands in for bands it never saw.
-    Raises BandstreamError on an unknown encoder, and on a band that it never saw.
+    Raises BandstreamError on an unknown encoder, on a band that it never saw, and on views of a size it cannot take.
     """
     statistics: Statistics | None = None
     floors = [Subject(IMAGE_STATISTICS, image_statistics, None)]
@@ -92,6 +92,9 @@ def find_subjects(
         floors.append(random_subject(net.name, bands, view_size, seed, device, stages))
         if normalise == "encoder":
             statistics = of_encoder(info, reflectance)
+    for subject in (main, *floors):
+        if isinstance(subject.net, Encoder):
+            subject.net.check([(view_size or patch, view_size or patch)])
     if normalise == "encoder" and statistics is None:
         raise BandstreamError("--normalise encoder needs the encoder of a run: name one with --encoder")
     return Subjects(main, floors, view_size, statistics)

@@ -1,7 +1,7 @@
 """Encoders of segmentation_models_pytorch and timm, with as many input channels as there are bands."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +74,22 @@ class Encoder(nn.Module):
         indices = list(range(depth)) if len(set(reductions)) > 1 else [depth * k // 4 - 1 for k in (1, 2, 3, 4)]
         last, maps = net.forward_intermediates(x, indices=indices, norm=False)  # maps: (N, D, h, w) each
         return torch.cat([*(stage.mean((2, 3)) for stage in maps[:-1]), net.forward_head(last)], 1)
+
+    def check(self, sizes: Iterable[tuple[int, int]]) -> None:
+        """Raises BandstreamError where it cannot take views of one of these heights and widths, in pixels."""
+        modes = {part: part.training for part in self.modules()}
+        self.eval()
+        device = next(self.parameters()).device
+        for height, width in sorted(set(sizes)):
+            try:
+                with torch.no_grad():
+                    self(torch.zeros(1, self.in_channels, height, width, device=device))
+            except (AssertionError, RuntimeError, ValueError) as error:
+                raise BandstreamError(
+                    f"encoder {self.name!r} cannot take views of {height} × {width} pixels: {_first_line(error)}"
+                ) from None
+        for part, mode in modes.items():
+            part.training = mode
 
     def checkpointing(self, on: bool = True) -> None:
         """Compute blocks again on the way back instead of keeping them: less memory, a third more time, same gradients.

@@ -1,10 +1,12 @@
 """Encoders to and from the Hugging Face Hub, or any server or folder of its layout; huggingface_hub is optional."""
 
+import logging
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +34,11 @@ def local_folder(source: str | Path) -> Path:
     """The folder of an encoder: `source` itself, or where its repository (`user/name`, `user/name@revision`) now lies.
 
     A folder that huggingface_hub keeps of a whole repository (`models--user--name`, with snapshots) is understood too:
-    its newest revision. Raises BandstreamError where nothing can be fetched.
+    its newest revision. What lies beside other things here (`runs/name`, where there is a folder `runs`) is no
+    repository. Raises BandstreamError where nothing can be fetched.
     """
     told = repository(source)
-    if told is None:
+    if told is None or Path(source).parent.is_dir():
         folder = Path(source)
         if not (folder / DESCRIPTION).exists() and (folder / "snapshots").is_dir():
             main = folder / "refs" / "main"
@@ -44,12 +47,16 @@ def local_folder(source: str | Path) -> Path:
         return folder
     repo, revision = told
     api = _api(f"{source} is no folder here, and to fetch it from the Hub")
+    unreachable = _unreachable(api, repo)
     try:
-        paths = [Path(api.hf_hub_download(repo, name, revision=revision)) for name in (DESCRIPTION, WEIGHTS)]
+        paths = [
+            Path(api.hf_hub_download(repo, name, revision=revision, local_files_only=bool(unreachable)))
+            for name in (DESCRIPTION, WEIGHTS)
+        ]
     except Exception as error:  # the network stack raises its own kinds
         raise BandstreamError(
-            f"{source} is no folder here and could not be fetched from {api.endpoint} ({_said(error)}): check the "
-            "name, HF_TOKEN if it is private, and the network"
+            f"{source} is no folder here and could not be fetched from {api.endpoint} "
+            f"({unreachable or _said(error)}): check the name, HF_TOKEN if it is private, and the network"
         ) from None
     return paths[0].parent
 
@@ -111,6 +118,32 @@ def _api(why: str) -> Any:
     except ImportError:
         raise BandstreamError(f"{why}, huggingface_hub is needed: pip install huggingface_hub") from None
     return HfApi(endpoint=os.environ.get("HF_ENDPOINT"))  # as it is now, not as it was at import
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Fetch without huggingface_hub's own lines about each of its attempts: an error says it once."""
+    log = logging.getLogger("huggingface_hub")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
+def _unreachable(api: Any, repo: str) -> str:
+    """What keeps the server from being reached, if anything does: a download would try for half a minute, and say so
+    a dozen times."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        api.model_info(repo, timeout=10)
+    except HfHubHTTPError:  # it answers
+        return ""
+    except Exception as error:  # as above
+        return _said(error)
+    return ""
 
 
 def _said(error: Exception) -> str:

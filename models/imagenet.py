@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from models.encoder import IMAGENET, Encoder, library_of, make_encoder
+from models.hub import quietly
 from models.stem import adapt_stem, find_stem, rgb_sources
 from shards.bands import PICTURE
 from shards.errors import BandstreamError
@@ -50,7 +51,8 @@ def _fetched(name: str, view_size: int | None) -> Encoder:
     if smps:
         chosen = {"weights": True if name.startswith("tu-") else IMAGENET}
     try:
-        return make_encoder(name, 3, view_size, **chosen)
+        with quietly():
+            return make_encoder(name, 3, view_size, **chosen)
     except BandstreamError:
         raise
     except Exception as error:  # libraries and network stacks raise their own kinds

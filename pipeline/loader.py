@@ -107,7 +107,7 @@ class Loader:
         self.shard_set = shard_set if isinstance(shard_set, ShardSet) else ShardSet.open(shard_set, cache, cache_gb)
         manifest = self.shard_set.manifest
         self.split = split
-        self.bands = list(bands or manifest.band_names)
+        self.bands = self.shard_set.chosen_bands(bands)
         self.views = tuple(views)
         self.seed = seed
         self.training = training
@@ -158,6 +158,11 @@ class Loader:
     def __len__(self) -> int:
         """Batches that this rank serves in a whole epoch."""
         return len(self.order.starts())
+
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """Height and width of each view, in pixels."""
+        return [self._graph.size(recipe) for recipe in self.views]
 
     @property
     def left_out(self) -> int:

@@ -4,7 +4,7 @@ import json
 import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -207,6 +207,17 @@ class ShardSet:
                 fine = sample.arrays[name][:, rows[:, None], columns]
                 planes |= dict(zip(array.bands, fine, strict=True))
         return np.stack([planes[band] for band in self.manifest.band_names]).astype(np.float32)
+
+    def chosen_bands(self, bands: Sequence[str] | None) -> list[str]:
+        """These bands, or all. Raises BandstreamError on one that the set has not, or that is named twice."""
+        there = self.manifest.band_names
+        if not bands:
+            return there
+        if missing := [band for band in bands if band not in there]:
+            raise BandstreamError(f"{self.place} has no bands {', '.join(missing)}: it has {', '.join(there)}")
+        if len(set(bands)) < len(bands):
+            raise BandstreamError(f"bands {', '.join(bands)}: name each once")
+        return list(bands)
 
     def labels(self, split: str, name: str) -> np.ndarray:
         """All labels of a split in sample order: uint8 (n, K) multi-hot or int64 (n,), from the catalogue."""

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from cli import run
 from models.encoder import build_encoder
 from models.export import EncoderBand, save_encoder
 from models.objectives import METHODS
@@ -197,22 +198,63 @@ def test_a_learning_rate_far_too_high_is_stopped_and_named(shards, tmp_path):
         (["--encoder", "resnet19"], "no encoder 'resnet19'"),
         (["--epochs", "0"], "epochs"),
         (["--recipe", "missing.toml"], "missing.toml"),
+        (["--lr", "inf"], "lr: .*finite"),
+        (["--seed", "-1"], "seed"),
+        (["--seed", str(2**64)], "seed"),
+        (["--weights", "imagenet"], "cnn has no ImageNet weights"),
+        (["--weights", "imagenet", "--init", "run"], "leave one out"),
+        (["--encoder", "tu-convnext_atto", "--view-size", "16"], "cannot take views of 16 × 16 pixels"),
+        (["--encoder", "tu-swin_tiny_patch4_window7_224", "--view-size", "50"], "50 (× 50 )?pixels"),
+        ('bands = ["B04", "B04"]', "B04, B04: name each once"),
+        ('bands = ["B04", "B99"]', "has no bands B99: it has B01"),
+        ('method = "moco-v2"\n[objective]\nqueue = 4', "8 keys a step do not fit the queue of 4"),
+        ("[second_view]\nsize = 16", "second_view.size 16 is not view.size 32"),
     ],
 )
 def test_wrong_options_are_refused_and_leave_nothing(shards, tmp_path, options, message):
+    if isinstance(options, str):
+        (tmp_path / "recipe.toml").write_text(options)
+        options = ["--recipe", str(tmp_path / "recipe.toml")]
     with pytest.raises(BandstreamError, match=message):
         main([str(shards), "--out", str(tmp_path / "run"), *SMALL, *options], standalone_mode=False)
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("options", [["--method", "simclt"], ["--epochs", "0"]])
+def test_wrong_usage_exits_with_2(shards, tmp_path, monkeypatch, capsys, options):
+    monkeypatch.setattr(sys, "argv", command(shards, tmp_path / "run", *options)[1:])
+    with pytest.raises(SystemExit) as end:
+        run(main)
+    told = capsys.readouterr().err
+    assert end.value.code == 2 and told.startswith("error: ") and told.count("\n") == 1
+
+
+def test_what_a_killed_process_left_half_written_goes(shards, tmp_path):
+    out = tmp_path / "run"
+    main(command(shards, out, "--epochs", "1")[2:], standalone_mode=False)
+    left = [out / ".encoder.safetensors.0123.tmp", out / "checkpoints" / ".step-000000009.pt.4567.tmp"]
+    for path in left:
+        path.write_bytes(b"half")
+    main(command(shards, out, "--epochs", "1", "--resume")[2:], standalone_mode=False)
+    assert not any(path.exists() for path in left)
+
+
+def test_an_encoder_to_begin_with_is_the_one_that_was_named(shards, undisturbed, tmp_path):
+    with pytest.raises(BandstreamError, match="is a cnn, not a resnet18: leave encoder out"):
+        main(command(shards, tmp_path / "run", "--init", str(undisturbed), "--encoder", "resnet18")[2:],
+             standalone_mode=False)  # fmt: skip
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_pair_may_be_of_two_dates_and_two_recipes(shards, tmp_path):
-    dated = make_set(tmp_path / "dated", {"train": 20}, dates=2)
+    dated = make_set(tmp_path / "dated", {"train": 20, "val": 12}, dates=2)
     recipe = tmp_path / "recipe.toml"
-    recipe.write_text('seasons = "different"\nepochs = 1\n[view]\nsize = 32\n[second_view]\nsize = 32\ncutout = 1.0\n')
+    recipe.write_text('seasons = "different"\nepochs = 1\n[view]\nsize = 32\n[second_view]\ncutout = 1.0\n')
     options = [*SMALL, "--recipe", str(recipe)]
     main([str(dated), "--out", str(tmp_path / "run"), *options], standalone_mode=False)
     told = json.loads((tmp_path / "run" / "recipe.json").read_text())
     assert (told["seasons"], told["view"]["cutout"], told["second_view"]["cutout"]) == ("different", 0, 1)
+    assert told["second_view"]["size"] == 32 and "knn" in logged(tmp_path / "run")[-1]
     with pytest.raises(BandstreamError, match="holds one date of each place"):
         main([str(shards), "--out", str(tmp_path / "other"), *options], standalone_mode=False)
 

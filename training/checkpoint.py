@@ -3,6 +3,7 @@
 import os
 import pickle
 import re
+import sys
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,6 +34,9 @@ class Checkpoints:
     ) -> None:
         self.out, self.folder = out, out / "checkpoints"
         self.recipe, self.parts, self.learnt, self.place = recipe, parts, learnt, place
+        if place.is_main:  # half-written files of a process that was killed
+            for left in [*out.glob(f".*{atomic.TEMPORARY}"), *self.folder.glob(f".*{atomic.TEMPORARY}")]:
+                left.unlink(missing_ok=True)
 
     def save(self, step: int, best: bool, good: bool) -> None:
         """Write one, on the main rank; all ranks have to ask. `best` and `good`: whether to name it so, too."""
@@ -60,7 +64,7 @@ class Checkpoints:
 
     def go_back(self, name: str) -> int:
         """Put what is learnt where the checkpoint of that name has it; its step."""
-        saved = load_checkpoint(self.folder, name)
+        saved = load_checkpoint(self.folder / name)
         for part in self.learnt:
             self.parts[part].load_state_dict(saved[part])
         step: int = saved["step"]
@@ -103,28 +107,34 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step-*.pt") if _NAME.fullmatch(path.name))
 
 
-def newest_checkpoint(out: Path) -> dict[str, Any] | None:
-    """The newest checkpoint of a run, or None where it has none yet. Raises BandstreamError on a damaged one."""
-    folder = out / "checkpoints"
-    return load_checkpoint(folder) if checkpoints(folder) else None
+def newest_checkpoint(out: Path, place: Place) -> dict[str, Any] | None:
+    """The newest checkpoint of a run that is whole, or None where it has none yet; of damaged ones it warns.
+
+    Raises BandstreamError where all are damaged.
+    """
+    found = checkpoints(out / "checkpoints")
+    for path in reversed(found):
+        try:
+            return load_checkpoint(path)
+        except BandstreamError as error:
+            if path == found[0]:
+                raise BandstreamError(f"{error}, and none before it can: begin anew in another folder") from None
+            if place.is_main:
+                print(f"warning: {error}: going on from the one before", file=sys.stderr)
+    return None
 
 
-def load_checkpoint(folder: Path, name: str | None = None) -> dict[str, Any]:
-    """The newest checkpoint, or the one of that name. Raises BandstreamError where there is none, or a damaged one."""
-    found = checkpoints(folder) if name is None else [folder / name]
-    if not found or not found[-1].exists():
-        way = "start the run without --resume" if name is None else f"none that may be called {name} was saved yet"
-        raise BandstreamError(f"{folder} holds no checkpoint: {way}")
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint. Raises BandstreamError where there is none, or a damaged one."""
     try:
-        with zipfile.ZipFile(found[-1]) as file:  # torch does not look at the checksums that it writes
+        with zipfile.ZipFile(path) as file:  # torch does not look at the checksums that it writes
             if (damaged := file.testzip()) is not None:
                 raise zipfile.BadZipFile(f"{damaged} has another checksum")
-        state: dict[str, Any] = torch.load(found[-1], map_location="cpu", weights_only=True)
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise BandstreamError(f"{path} is no checkpoint: none that may be called so was saved yet") from None
     except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        first = str(error).splitlines()[0]
-        raise BandstreamError(
-            f"{found[-1]} cannot be read ({first}): delete it to resume from the one before"
-        ) from None
+        raise BandstreamError(f"{path} cannot be read ({str(error).splitlines()[0]})") from None
     return state
 
 

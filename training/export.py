@@ -1,5 +1,6 @@
 """What a pretraining run leaves behind: its encoder, and a summary."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +19,29 @@ SCORES = (
 """What the model card tells of the run's end."""
 
 
-def starting_encoder(recipe: Pretraining, bands: list[str], saved: dict[str, Any] | None) -> Encoder:
-    """The encoder that a run begins with. Where it goes on from a checkpoint, its weights need not be fetched again."""
+def starting_encoder(
+    recipe: Pretraining, bands: list[str], sizes: Sequence[tuple[int, int]], saved: dict[str, Any] | None
+) -> Encoder:
+    """The encoder that a run begins with, on these bands and views of these heights and widths in pixels. Where it goes
+    on from a checkpoint, its weights need not be fetched again. Raises BandstreamError where that cannot be."""
     if saved:
         encoder = build_encoder(saved["recipe"]["encoder"], len(bands), recipe.view.size)
         if told := saved.get("adaptation"):
             encoder.adaptation = Adaptation(**told)
         return encoder
+    encoder = _begun(recipe, bands)
+    encoder.check(sizes)
+    return encoder
+
+
+def _begun(recipe: Pretraining, bands: list[str]) -> Encoder:
     if recipe.init:
         encoder = load_encoder(recipe.init, bands, recipe.fallback)[0]
         size = encoder.options.get("img_size")
         if size and size != recipe.view.size:  # a transformer's positions
             raise BandstreamError(f"{recipe.init} was made for views of {size} pixels: train it on those (view.size)")
+        if "encoder" in recipe.model_fields_set and recipe.encoder != encoder.name:
+            raise BandstreamError(f"{recipe.init} is a {encoder.name}, not a {recipe.encoder}: leave encoder out")
         return encoder
     return build_encoder(recipe.encoder, len(bands), recipe.view.size, recipe.weights, bands)
 

@@ -7,10 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pipeline.views import ViewRecipe
 from shards.bands import Fallback
-from training.recipe import Count, Positive, Recipe
-
-Share = Annotated[float, Field(ge=0, lt=1)]
-NotNegative = Annotated[float, Field(ge=0)]
+from training.recipe import Count, NotNegative, Positive, Recipe, Seed, Share
 
 
 class Phase(BaseModel):
@@ -79,7 +76,7 @@ class FineTuning(Recipe):
     validate_samples: Count | None = None
     """Samples of the val split that a validation looks at, the first of its (shuffled) order; None: all."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     view: ViewRecipe = ViewRecipe(size=None, crop_scale=(0.6, 1.0))
     """Of training. Evaluation takes whole patches: at the same size to classify, at the patch's own to segment."""
 

@@ -11,12 +11,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from pipeline.views import Seasons, ViewRecipe
 from shards.bands import Fallback
-from shards.errors import BandstreamError
+from shards.errors import WrongUsage
 
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Optimiser = Literal["adamw", "adam", "sgd", "lars"]
 
 OPTIMISERS: dict[str, dict[str, Any]] = {
@@ -38,14 +39,14 @@ class Recipe(BaseModel):
     def read(cls, path: Path | None, overrides: Mapping[str, Any]) -> Self:
         """A TOML file (or the defaults), then `overrides`, of which None means not given; dots reach into tables.
 
-        Raises BandstreamError naming the file and the knob that is unknown or out of range.
+        Raises WrongUsage naming the file and the knob that is unknown or out of range.
         """
         content: dict[str, Any] = {}
         if path is not None:
             try:
                 content = tomllib.loads(path.read_text())
             except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-                raise BandstreamError(f"recipe {path} cannot be read: {error}") from None
+                raise WrongUsage(f"recipe {path} cannot be read: {error}") from None
         for name, value in overrides.items():
             if value is not None:
                 *tables, knob = name.split(".")
@@ -53,12 +54,12 @@ class Recipe(BaseModel):
                 for table in tables:
                     place = place.setdefault(table, {})
                     if not isinstance(place, dict):
-                        raise BandstreamError(f"{path}: {table} is a table of knobs, not one value")
+                        raise WrongUsage(f"{path}: {table} is a table of knobs, not one value")
                 place[knob] = value
         try:
             return cls.model_validate(content)
         except ValidationError as error:
-            raise BandstreamError(f"{path or 'options'}: {_told(error)}") from None
+            raise WrongUsage(f"{path or 'options'}: {_told(error)}") from None
 
 
 class LocalView(BaseModel):
@@ -153,7 +154,7 @@ class Pretraining(Recipe):
     """Activations of the encoder are computed again in the backward pass, which saves memory for a third more time."""
     bands: list[str] | None = None
     """Names, in the order of the encoder's channels; by default all bands of the set."""
-    seed: int = 0
+    seed: Seed = 0
     window: Count | None = None
     """Shards that an epoch mixes at a time, for sets that memory or disk cannot serve in any order; None: all."""
     log_steps: Count = 10
@@ -168,14 +169,24 @@ class Pretraining(Recipe):
     view: ViewRecipe = ViewRecipe()
     """Both views are drawn from it, independently."""
     second_view: ViewRecipe | None = None
-    """The second view's own recipe, where it has one (as T' in BYOL)."""
+    """The second view's own recipe, where it has one (as T' in BYOL); of the first one's size."""
     local_views: Annotated[int, Field(ge=0)] = 0
     """Small views beside the two (multi-crop)."""
     local_view: LocalView = LocalView()
     watch: Watching = Watching()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _one_size(cls, content: Any) -> Any:
+        view, second = (content.get(name) if isinstance(content, dict) else None for name in ("view", "second_view"))
+        if isinstance(view, dict) and isinstance(second, dict) and "size" in view:
+            content = content | {"second_view": {"size": view["size"]} | second}
+        return content
+
     @model_validator(mode="after")
     def _fits(self) -> "Pretraining":
+        if self.init and self.weights != "none":
+            raise ValueError(f"init and weights {self.weights!r} both say what the encoder begins with: leave one out")
         if self.second_view and self.second_view.size != self.view.size:
             raise ValueError(f"second_view.size {self.second_view.size} is not view.size {self.view.size}")
         if self.batch_size % self.accumulate or self.batch_size < 2 * self.accumulate:
@@ -193,9 +204,9 @@ class Pretraining(Recipe):
         return [self.view, self.second_view or self.view, *local]
 
     def check_parts(self, ranks: int) -> None:
-        """Raises BandstreamError where so many ranks leave a micro-batch without two samples."""
+        """Raises WrongUsage where so many ranks leave a micro-batch without two samples."""
         if self.batch_size < 2 * self.accumulate * ranks:
-            raise BandstreamError(
+            raise WrongUsage(
                 f"batch_size {self.batch_size} leaves fewer than two samples to each of {ranks} processes' "
                 f"{self.accumulate} micro-batches: raise it, or lower accumulate"
             )
@@ -211,7 +222,7 @@ class Pretraining(Recipe):
         """The recipe with nothing left open: what it does not say is as in the method's paper (`Objective.defaults`).
 
         Rates belong to an optimiser: a recipe that names another than the paper's takes that one's of `OPTIMISERS`.
-        Warm-up takes a tenth of the epochs at most, unless the recipe says more. Raises BandstreamError naming an
+        Warm-up takes a tenth of the epochs at most, unless the recipe says more. Raises WrongUsage naming an
         unknown method, or knobs of `objective` that it does not have.
         """
         from models.objectives import METHODS
@@ -219,12 +230,13 @@ class Pretraining(Recipe):
         if self.method not in METHODS:
             close = difflib.get_close_matches(self.method, METHODS, 1)
             hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(sorted(METHODS))}"
-            raise BandstreamError(f"no method {self.method!r}: {hint}")
+            raise WrongUsage(f"no method {self.method!r}: {hint}")
         method = METHODS[self.method]
         try:
             knobs = method.Knobs.model_validate(self.objective)
         except ValidationError as error:
-            raise BandstreamError(f"[objective] of {self.method}: {_told(error)}") from None
+            raise WrongUsage(f"[objective] of {self.method}: {_told(error)}") from None
+        method.check(knobs, self.batch_size)
         paper = dict(method.defaults)
         optimiser = self.optimiser or paper["optimiser"]
         warmup = min(paper.get("warmup_epochs", 0.0), self.epochs / 10)

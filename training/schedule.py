@@ -55,18 +55,14 @@ class Plateau:
 
 
 class Best:
-    """The best validation so far, and how long ago that was; `patience` in steps, None: never out of it.
+    """The best validation so far, and how long ago that was; `patience` in steps, None: never out of it."""
 
-    `higher`: whether a score is better the higher it is.
-    """
-
-    def __init__(self, patience: int | None, higher: bool) -> None:
-        self.patience, self.higher = patience, higher
-        self.value, self.step = (-math.inf if higher else math.inf), 0
+    def __init__(self, patience: int | None) -> None:
+        self.patience, self.value, self.step = patience, -math.inf, 0
 
     def update(self, value: float, step: int) -> bool:
-        """Take the score of a step; whether it is the best so far."""
-        better = value > self.value if self.higher else value < self.value
+        """Take the score of a step, the higher the better; whether it is the best so far."""
+        better = value > self.value
         if better:
             self.value, self.step = value, step
         return better

@@ -52,7 +52,6 @@ def embed(
     import torch
 
     from evaluation.embedding import Embedding, write_parquet
-    from evaluation.settings import choose_bands
     from evaluation.subject import find_subjects
     from shards.shardset import ShardSet
     from training.distributed import alone
@@ -65,7 +64,7 @@ def embed(
     chosen = splits.split(",") if splits else list(shard_set.manifest.splits)
     for split in chosen:
         shard_set.size(split)
-    met = choose_bands(shard_set, bands.replace(" ", "").split(",") if bands else None)
+    met = shard_set.chosen_bands(bands.replace(" ", "").split(",") if bands else None)
     place = alone("embedding", device)
     found = find_subjects(
         encoder, met, shard_set.grid[0], stages=level == "stages", view_size=view_size, normalise=normalise,

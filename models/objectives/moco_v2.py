@@ -19,7 +19,7 @@ from models.objectives.gathering import gathered
 from models.objectives.momentum import follow, follower
 from models.objectives.objective import GLOBAL, Count, Embedded, Objective, ObjectiveKnobs, Outcome, Positive, embed
 from models.objectives.projection import head
-from shards.errors import BandstreamError
+from shards.errors import WrongUsage
 
 
 class MoCoKnobs(ObjectiveKnobs):
@@ -63,6 +63,13 @@ class MoCoV2(Objective):
         self._fresh: list[torch.Tensor] = []
         parts = [*self.key_encoder.modules(), *self.key_head.modules()]
         self._shuffled = any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in parts)
+
+    @classmethod
+    def check(cls, knobs: MoCoKnobs, batch_size: int) -> None:
+        """Raises WrongUsage where a step's keys do not fit the queue."""
+        keys = batch_size * (GLOBAL if knobs.symmetric else 1)
+        if keys > knobs.queue:
+            raise WrongUsage(f"{keys} keys a step do not fit the queue of {knobs.queue}: raise queue")
 
     def forward(self, views: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         asked = [*views[: GLOBAL if self.knobs.symmetric else 1], *views[GLOBAL:]]
@@ -108,8 +115,7 @@ class MoCoV2(Objective):
             return
         # a view at a time, as one process with the joined batch has them
         keys, self._fresh = torch.cat([gathered(key) for key in self._fresh]), []
-        if len(keys) > len(self.queue):
-            raise BandstreamError(f"{len(keys)} keys a step do not fit the queue of {len(self.queue)}: raise queue")
+        self.check(self.knobs, len(keys) // (GLOBAL if self.knobs.symmetric else 1))
         at = (self.place + torch.arange(len(keys), device=keys.device)) % len(self.queue)
         self.queue[at] = keys
         self.place.add_(len(keys)).remainder_(len(self.queue))

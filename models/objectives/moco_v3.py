@@ -31,7 +31,8 @@ class MoCoV3Knobs(ObjectiveKnobs):
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.99
     """Of the first step: it rises to 1 along half a cosine."""
     freeze_patches: bool = True
-    """The patch projection of a ViT stays random, against instability (section 4.2); other encoders have none."""
+    """The patch projection of a ViT stays random, against instability (section 4.2); one that was fitted from other
+    bands is trained. Other encoders have none."""
 
 
 class MoCoV3(Objective):
@@ -51,7 +52,7 @@ class MoCoV3(Objective):
         self.head = head([encoder.num_features, *hidden, out], knobs.head_norm, last_norm=True)
         self.predictor = head([out, knobs.prediction_hidden, out], knobs.head_norm, last_norm=True)
         patches = getattr(encoder.net, "patch_embed", None)
-        if knobs.freeze_patches and patches is not None:
+        if knobs.freeze_patches and patches is not None and encoder.adaptation is None:
             patches.requires_grad_(False)
         self.key_encoder, self.key_head = follower(encoder), follower(self.head)
 

@@ -58,6 +58,10 @@ class Objective(nn.Module):
         self.encoder = encoder
         self.knobs = knobs
 
+    @classmethod
+    def check(cls, knobs: Any, batch_size: int) -> None:
+        """Raises WrongUsage where knobs do not fit a global batch of so many samples."""
+
     def forward(self, views: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         """Views, each (n, C, S, S) → what `loss` takes, each float32 (n, D). The first two are global, others local."""
         raise NotImplementedError

@@ -80,3 +80,16 @@ def test_there_may_be_nothing_to_validate_by(tmp_path):
         Online(alone, recipe(schedule="plateau"), bands, tmp_path, PLACE, 1)
     with pytest.raises(BandstreamError, match="no labels 'crops': it has land_cover"):
         Online(alone, recipe(knn="crops"), bands, tmp_path, PLACE, 1)
+
+
+@pytest.mark.parametrize("single", [True, False])
+def test_labels_that_are_the_same_all_over_score_nothing(tmp_path, single):
+    """By the loss alone, then, is a validation the best."""
+    folder = make_set(tmp_path / "set", {"train": 12, "val": 9}, label=lambda number: 3, single=single)
+    opened = ShardSet.open(folder)
+    objective = build_objective("simclr", build_encoder("cnn", 12, 32), recipe().objective)
+    tested = Online(opened, recipe(), opened.manifest.band_names, tmp_path, PLACE, 1)
+    found = tested.validate(objective, objective.encoder, lambda: torch.autocast("cpu", enabled=False))
+    assert "val_loss" in found and not any(name.startswith("knn") for name in found)
+    assert tested.score(found) == -found["val_loss"] and not (tmp_path / "floors.json").exists()
+    tested.close()

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import time
 
 import huggingface_hub.constants
 import pytest
@@ -89,6 +90,26 @@ def test_into_a_folder_and_onto_itself(run, tmp_path):
     assert load_encoder(there)[1].licence == "apache-2.0"
     with pytest.raises(BandstreamError, match="holds no encoder"):
         push_encoder(tmp_path / "nowhere", there)
+
+
+def test_a_server_that_cannot_be_reached_is_told_at_once(run, tmp_path, monkeypatch, caplog):
+    """What was fetched before is taken from the cache then, and a slip in a path is none of the Hub's business."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    with serving() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+        monkeypatch.setenv("HF_TOKEN", hub.token)
+        push_encoder(run, "someone/encoder")
+        load_encoder("someone/encoder")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # where nobody listens
+    began = time.perf_counter()
+    assert same(load_encoder("someone/encoder")[0], load_encoder(run)[0])
+    with pytest.raises(BandstreamError, match="could not be fetched from .*Connect"):
+        load_encoder("someone/other")
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(BandstreamError, match="runs/slip holds no encoder"):
+        load_encoder("runs/slip")
+    assert time.perf_counter() - began < 10 and "Retry" not in caplog.text
 
 
 def test_a_repository_is_told_from_a_folder(tmp_path, monkeypatch):

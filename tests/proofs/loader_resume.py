@@ -79,7 +79,7 @@ def serve(run: Run, life: int, rank: int, together: Barrier) -> None:
     )  # fmt: skip
     saved, done = run.folder / "checkpoints", 0
     if checkpoints(saved):
-        state = load_checkpoint(saved)
+        state = load_checkpoint(checkpoints(saved)[-1])
         other_batch = state["loader"]["fingerprint"]["batch size"] != run.batch_size
         loader.load_state_dict(state["loader"], elastic=other_batch)
         done = state["step"]

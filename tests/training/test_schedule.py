@@ -48,10 +48,10 @@ def test_without_patience_the_rate_stays():
 
 
 def test_the_best_validation_is_remembered_until_patience_ends():
-    best = Best(20, higher=True)
+    best = Best(20)
     assert [best.update(value, step) for step, value in ((10, 0.3), (20, 0.2), (30, 0.31))] == [True, False, True]
     assert best.step == 30 and not best.over(49) and best.over(50)
-    assert not Best(None, higher=False).over(10**9)
-    lowest = Best(None, higher=False)
-    lowest.load_state_dict({"value": 2.0, "step": 5})
-    assert not lowest.update(2.0, 6) and lowest.update(1.9, 7)
+    assert not Best(None).over(10**9)
+    again = Best(None)
+    again.load_state_dict({"value": 2.0, "step": 5})
+    assert not again.update(2.0, 6) and again.update(2.1, 7)

@@ -16,8 +16,8 @@ from torch import nn
 from models.encoder import build_encoder
 from models.objectives import METHODS, build_objective
 from shards.errors import BandstreamError
-from training.checkpoint import checkpoints, load_checkpoint, name_checkpoint, save_checkpoint
-from training.distributed import alone, distributed, join_norms
+from training.checkpoint import checkpoints, load_checkpoint, name_checkpoint, newest_checkpoint, save_checkpoint
+from training.distributed import Place, alone, distributed, join_norms
 from training.finetuning import FineTuning
 from training.monitor import Monitor, read_metrics, redraw
 from training.recipe import Pretraining
@@ -93,24 +93,39 @@ def test_views_are_two_and_then_the_local_ones():
     assert recipe.views[4].crop_scale == (0.1, 0.2) and recipe.views[0] == recipe.view
 
 
-def test_the_newest_whole_checkpoint_is_found_and_old_ones_go(tmp_path):
+PLACE = Place(0, 1, torch.device("cpu"))
+
+
+def test_the_newest_whole_checkpoint_is_found_and_old_ones_go(tmp_path, capsys):
+    folder = tmp_path / "checkpoints"
+    assert newest_checkpoint(tmp_path, PLACE) is None
     for step in (1, 2, 30):
-        save_checkpoint(tmp_path, step, {"step": step, "x": torch.arange(3)})
-    (tmp_path / ".step-000000099.pt.123.tmp").write_bytes(b"half")
-    assert [path.name for path in checkpoints(tmp_path)] == ["step-000000002.pt", "step-000000030.pt"]
-    state = load_checkpoint(tmp_path)
-    assert state["step"] == 30 and state["x"].tolist() == [0, 1, 2]
-    with pytest.raises(BandstreamError, match="holds no checkpoint"):
-        load_checkpoint(tmp_path / "none")
+        save_checkpoint(folder, step, {"step": step, "x": torch.arange(3)})
+    (folder / ".step-000000099.pt.123.tmp").write_bytes(b"half")
+    assert [path.name for path in checkpoints(folder)] == ["step-000000002.pt", "step-000000030.pt"]
+    state = newest_checkpoint(tmp_path, PLACE)
+    assert state["step"] == 30 and state["x"].tolist() == [0, 1, 2] and not capsys.readouterr().err
+
+    newest, before = reversed(checkpoints(folder))
+    newest.write_bytes(newest.read_bytes()[:-200])
+    assert newest_checkpoint(tmp_path, Place(1, 2, PLACE.device))["step"] == 2 and not capsys.readouterr().err
+    assert newest_checkpoint(tmp_path, PLACE)["step"] == 2
+    told = capsys.readouterr().err
+    assert "step-000000030.pt cannot be read" in told and "the one before" in told and told.count("\n") == 1
+    before.write_bytes(b"")
+    with pytest.raises(BandstreamError, match="step-000000002.pt cannot be read.*begin anew"):
+        newest_checkpoint(tmp_path, PLACE)
+    with pytest.raises(BandstreamError, match="none that may be called so"):
+        load_checkpoint(folder / "best.pt")
 
 
 def test_a_named_checkpoint_outlives_the_newest(tmp_path):
     for step in range(1, 6):
         save_checkpoint(tmp_path, step, {"step": step}, keep=1, also=("best.pt",) * (step == 2))
     assert [path.name for path in checkpoints(tmp_path)] == ["step-000000005.pt"]
-    assert load_checkpoint(tmp_path, "best.pt")["step"] == 2
+    assert load_checkpoint(tmp_path / "best.pt")["step"] == 2
     name_checkpoint(tmp_path / "step-000000005.pt", "best.pt")
-    assert load_checkpoint(tmp_path, "best.pt")["step"] == 5
+    assert load_checkpoint(tmp_path / "best.pt")["step"] == 5
     assert not list(tmp_path.glob(".*"))
 
 
@@ -119,8 +134,8 @@ def test_a_flipped_bit_in_the_weights_is_found(tmp_path):
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
-    with pytest.raises(BandstreamError, match="another checksum.*delete it to resume"):
-        load_checkpoint(tmp_path)
+    with pytest.raises(BandstreamError, match="another checksum"):
+        load_checkpoint(path)
 
 
 def test_checkpoints_that_are_damaged_or_hold_code_are_refused(tmp_path):
@@ -130,7 +145,7 @@ def test_checkpoints_that_are_damaged_or_hold_code_are_refused(tmp_path):
     path = save_checkpoint(tmp_path, 1, {"step": 1})
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(BandstreamError, match="step-000000001.pt cannot be read"):
-        load_checkpoint(tmp_path)
+        load_checkpoint(path)
 
     class Evil:
         def __reduce__(self):
@@ -138,7 +153,7 @@ def test_checkpoints_that_are_damaged_or_hold_code_are_refused(tmp_path):
 
     path.write_bytes(pickle.dumps(Evil()))
     with pytest.raises(BandstreamError, match="cannot be read"):
-        load_checkpoint(tmp_path)
+        load_checkpoint(path)
     assert not (tmp_path / "ran").exists()
 
 
