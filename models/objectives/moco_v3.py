@@ -19,7 +19,8 @@ from models.objectives.projection import head
 
 
 class MoCoV3Knobs(ObjectiveKnobs):
-    """Section 4 of the paper and its released configuration, for ViT."""
+    """Section 4 of the paper and its released configuration, for ViT; but positions are the encoder's own, in timm
+    learned ones, where the paper's are fixed sines."""
 
     temperature: Positive = 0.2
     """0.2 for ViT; the paper's ResNet-50 takes 1.0."""
