@@ -45,7 +45,7 @@ from cli import run
 @click.option("--schedule", type=click.Choice(["cosine", "plateau", "constant"]))
 @click.option("--patience", type=int)
 @click.option("--precision", type=click.Choice(["auto", "float32", "bfloat16"]))
-@click.option("--seed", type=click.IntRange(0), multiple=True, help="May be given several times.")
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), multiple=True, help="May be given several times.")
 @click.option("--seeds", default="", help="Several, such as 0,1,2.")
 @click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
 @click.option("--threads", type=click.IntRange(1), help="CPU threads [default: all].")
@@ -137,6 +137,8 @@ def finetune(
         if recipe.normalise == "encoder":
             statistics = of_encoder(info, manifest.reflectance)
         view_size = info.view_size if encoder.library == "timm" else view_size  # what positions are made for
+    if kind != "segment":  # which pads
+        encoder.check([(recipe.view.size, recipe.view.size) if recipe.view.size else shard_set.grid])
     model: Any = with_head(encoder, kind, len(classes), recipe.decoder, recipe.dropout)
     model = model.to(device, memory_format=torch.channels_last)
     inverse = inverse_frequency(used.counts, len(used.subset) if kind == "multilabel" else None).to(device)
@@ -156,8 +158,6 @@ def finetune(
     looked_at = {"val": np.arange(shard_set.size("val"))[: recipe.validate_samples], "test": None}
     held_out = {split: Loader(shard_set, split, 2 * recipe.batch_size, [plain], training=False, subset=chosen, **shared)
                 for split, chosen in looked_at.items()}  # fmt: skip
-    if kind != "segment":  # which pads
-        encoder.check({*loader.sizes, *held_out["val"].sizes})
     steps, warmup = (int(epochs * len(loader)) for epochs in (recipe.epochs, recipe.warmup_epochs))
     rates = rate_curve(recipe.schedule, recipe.lr, steps, warmup)
     plateau, rng = Plateau(recipe.plateau_patience, recipe.plateau_factor), np.random.default_rng(recipe.seed)

@@ -16,7 +16,7 @@ names its folder, BANDSTREAM_CACHE_GB its size. Endpoint and credentials are the
 RUN holds recipe.json, metrics.jsonl, tensorboard/, views.png, floors.json, checkpoints/ (the newest, and the best by
 validation) and, at the end, encoder.safetensors, encoder.json, a model card and summary.json. SIGTERM or SIGUSR1 (a
 scheduler's notice) finishes the step, saves, and leaves with exit code 143; the same command with --resume goes on and,
-on as many processes and CPU threads, ends with the bits of a run left alone; where nothing was saved yet, it begins.
+on as many processes and threads of a CPU, ends with the bits of a run left alone; with nothing saved yet, it begins.
 
 Where numbers are not finite or features collapse, the run ends and says what to change; with --on-nan rollback its
 weights go back to the last good checkpoint, and the data go on, at a lower rate.

@@ -102,7 +102,7 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator
         if values[0] != values[1]:
             yield f"{name} ({values[0]} then, {values[1]} now)"
     for name in before:
-        if isinstance(before[name], int | str) and name != "repeats" and before[name] != after.get(name):
+        if isinstance(before[name], int | str) and name not in ("repeats", "what") and before[name] != after.get(name):
             yield f"{name} ({before[name]} then, {after.get(name)} now)"
 
 

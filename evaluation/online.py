@@ -91,8 +91,11 @@ class Online:
         with _evaluating(objective, self.place.device), _evaluating(encoder, self.place.device):
             if self._losses is not None:
                 found |= self._loss(objective, autocast)
-            if self._parts and (score := self._knn(encoder)) is not None:
-                found |= {"knn": score} | self._floors()
+            if self._parts:
+                if (score := self._knn(encoder)) is None:
+                    self._close_parts()
+                else:
+                    found |= {"knn": score} | self._floors()
         return found
 
     def _loss(self, objective: nn.Module, autocast: Any) -> dict[str, float]:
@@ -154,10 +157,15 @@ class Online:
         self._held = dict(held["scores"])
         return self._held
 
+    def _close_parts(self) -> None:
+        for loader in self._parts.values():
+            loader.close()
+        self._parts = {}
+
     def close(self) -> None:
-        for loader in (self._losses, *self._parts.values()):
-            if loader is not None:
-                loader.close()
+        self._close_parts()
+        if self._losses is not None:
+            self._losses.close()
 
 
 def projected(

@@ -93,8 +93,8 @@ def find_subjects(
         if normalise == "encoder":
             statistics = of_encoder(info, reflectance)
     for subject in (main, *floors):
-        if isinstance(subject.net, Encoder):
-            subject.net.check([(view_size or patch, view_size or patch)])
+        if view_size and isinstance(subject.net, Encoder):
+            subject.net.check([(view_size, view_size)])
     if normalise == "encoder" and statistics is None:
         raise BandstreamError("--normalise encoder needs the encoder of a run: name one with --encoder")
     return Subjects(main, floors, view_size, statistics)

@@ -34,11 +34,10 @@ def local_folder(source: str | Path) -> Path:
     """The folder of an encoder: `source` itself, or where its repository (`user/name`, `user/name@revision`) now lies.
 
     A folder that huggingface_hub keeps of a whole repository (`models--user--name`, with snapshots) is understood too:
-    its newest revision. What lies beside other things here (`runs/name`, where there is a folder `runs`) is no
-    repository. Raises BandstreamError where nothing can be fetched.
+    its newest revision. Raises BandstreamError where nothing can be fetched.
     """
     told = repository(source)
-    if told is None or Path(source).parent.is_dir():
+    if told is None:
         folder = Path(source)
         if not (folder / DESCRIPTION).exists() and (folder / "snapshots").is_dir():
             main = folder / "refs" / "main"
@@ -135,15 +134,12 @@ def quietly() -> Iterator[None]:
 def _unreachable(api: Any, repo: str) -> str:
     """What keeps the server from being reached, if anything does: a download would try for half a minute, and say so
     a dozen times."""
-    from huggingface_hub.errors import HfHubHTTPError
-
     try:
         api.model_info(repo, timeout=10)
-    except HfHubHTTPError:  # it answers
-        return ""
-    except Exception as error:  # as above
-        return _said(error)
-    return ""
+    except Exception as error:
+        if isinstance(error, OSError) or type(error).__module__.startswith("httpx"):
+            return _said(error)
+    return ""  # it answers, whatever that is
 
 
 def _said(error: Exception) -> str:

@@ -1,6 +1,7 @@
 """train.py as a user runs it: from start to export, killed and resumed, on two ranks, and when it goes wrong."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -232,11 +233,24 @@ def test_wrong_usage_exits_with_2(shards, tmp_path, monkeypatch, capsys, options
 def test_what_a_killed_process_left_half_written_goes(shards, tmp_path):
     out = tmp_path / "run"
     main(command(shards, out, "--epochs", "1")[2:], standalone_mode=False)
-    left = [out / ".encoder.safetensors.0123.tmp", out / "checkpoints" / ".step-000000009.pt.4567.tmp"]
-    for path in left:
+    left, written = (out / "checkpoints" / f".step-00000000{step}.pt.4567.tmp" for step in (8, 9))
+    for path in (left, written):
         path.write_bytes(b"half")
+    os.utime(left, (time.time() - 7200,) * 2)
     main(command(shards, out, "--epochs", "1", "--resume")[2:], standalone_mode=False)
-    assert not any(path.exists() for path in left)
+    assert not left.exists() and written.exists(), "but not what may be written now"
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(shards, undisturbed, moving, tmp_path, capsys):
+    out = tmp_path / "run"
+    shutil.copytree(undisturbed, out)
+    newest = checkpoints(out / "checkpoints")[-1]
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    options = ["--epochs", "4", "--checkpoint-steps", "2", "--recipe", str(moving), "--resume"]
+    main(command(shards, out, *options)[2:], standalone_mode=False)
+    assert "set aside, going on from step" in capsys.readouterr().err
+    first, second = (load_file(folder / "encoder.safetensors") for folder in (undisturbed, out))
+    assert all(first[name].equal(second[name]) for name in first)
 
 
 def test_an_encoder_to_begin_with_is_the_one_that_was_named(shards, undisturbed, tmp_path):

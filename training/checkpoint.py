@@ -4,7 +4,9 @@ import os
 import pickle
 import re
 import sys
+import time
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,12 +16,14 @@ import torch.distributed as dist
 
 from shards import atomic
 from shards.errors import BandstreamError
-from training.distributed import Place
+from training.distributed import Place, any_rank, same_on_all_ranks
 
 BEST, GOOD = "best.pt", "good.pt"
 """Second names (hard links) of checkpoints: that of the best validation; the newest that nothing is said against."""
 FREE = ("log_steps", "checkpoint_steps", "keep", "on_nan")
 """Knobs that do not bear on the weights: a run may be resumed with others."""
+STALE_S = 3600
+"""Age from which a temporary file is that of a process which was killed, not of one that writes."""
 _NAME = re.compile(r"step-(\d{9})\.pt")
 
 
@@ -34,9 +38,6 @@ class Checkpoints:
     ) -> None:
         self.out, self.folder = out, out / "checkpoints"
         self.recipe, self.parts, self.learnt, self.place = recipe, parts, learnt, place
-        if place.is_main:  # half-written files of a process that was killed
-            for left in [*out.glob(f".*{atomic.TEMPORARY}"), *self.folder.glob(f".*{atomic.TEMPORARY}")]:
-                left.unlink(missing_ok=True)
 
     def save(self, step: int, best: bool, good: bool) -> None:
         """Write one, on the main rank; all ranks have to ask. `best` and `good`: whether to name it so, too."""
@@ -54,13 +55,20 @@ class Checkpoints:
         for name, part in self.parts.items():
             part.load_state_dict(saved[name])
         set_rng_state(saved["rng"], self.place)
-        step: int = saved["step"]
-        if self.place.is_main:  # it may have been killed before it named them
-            good = step == 0 or self.parts["watch"].is_well(step)
-            for name, fits in ((BEST, 0 < step == saved["best"]["step"]), (GOOD, good)):
+        step, best = saved["step"], saved["best"]["step"]
+        if 0 < best != step and not (self.folder / BEST).exists():  # it was damaged
+            self.parts["best"].forget(step)
+        if self.place.is_main:
+            # it may have been killed before it named them
+            good = step == 0 or self.parts["watch"].is_well(step) or not (self.folder / GOOD).exists()
+            for name, fits in ((BEST, 0 < step == best), (GOOD, good)):
                 if fits:
                     name_checkpoint(self.folder / f"step-{step:09d}.pt", name)
-        return step
+            # and while it wrote
+            for left in self.folder.glob(f".step-*{atomic.TEMPORARY}"):
+                if time.time() - left.stat().st_mtime > STALE_S:
+                    left.unlink(missing_ok=True)
+        return int(step)
 
     def go_back(self, name: str) -> int:
         """Put what is learnt where the checkpoint of that name has it; its step."""
@@ -108,24 +116,56 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def newest_checkpoint(out: Path, place: Place) -> dict[str, Any] | None:
-    """The newest checkpoint of a run that is whole, or None where it has none yet; of damaged ones it warns.
+    """The newest checkpoint of a run that is whole, or None where it has none yet. All ranks have to ask.
 
-    Raises BandstreamError where all are damaged.
+    Damaged ones are told of and set aside, and so are what the run's best and good ones were, if they are damaged or
+    newer. Raises BandstreamError where all are damaged, or where ranks find different ones.
     """
-    found = checkpoints(out / "checkpoints")
-    for path in reversed(found):
+    folder = out / "checkpoints"
+    damaged: list[Damaged] = []
+    state = None
+    for path in reversed(checkpoints(folder)):
         try:
-            return load_checkpoint(path)
-        except BandstreamError as error:
-            if path == found[0]:
-                raise BandstreamError(f"{error}, and none before it can: begin anew in another folder") from None
-            if place.is_main:
-                print(f"warning: {error}: going on from the one before", file=sys.stderr)
-    return None
+            state = load_checkpoint(path)
+            break
+        except Damaged as error:
+            damaged.append(error)
+    if damaged and state is None:
+        raise BandstreamError(f"{damaged[-1]}, nor can any other: begin anew in another folder")
+    step: int = state["step"] if state else -1
+    if not same_on_all_ranks(step, place):
+        raise BandstreamError(f"{folder} shows other checkpoints to other processes: they need one folder, all of it")
+    if any_rank(bool(damaged), place):
+        if place.is_main:
+            for found in damaged:
+                print(f"warning: {found}: set aside, going on from step {step}", file=sys.stderr)
+                found.path.replace(found.path.with_suffix(".damaged"))
+            for name in (BEST, GOOD):
+                _set_aside_unless_whole(folder / name, step)
+        any_rank(False, place)  # nobody looks before that is done
+    return state
+
+
+def _set_aside_unless_whole(path: Path, step: int) -> None:
+    """Unlink a checkpoint that is damaged, or of a later step."""
+    try:
+        whole = not path.exists() or load_checkpoint(path)["step"] <= step
+    except Damaged:
+        whole = False
+    if not whole:
+        path.unlink()
+
+
+class Damaged(BandstreamError):
+    """A checkpoint that is not whole."""
+
+    def __init__(self, path: Path, why: Exception) -> None:
+        super().__init__(f"{path} cannot be read ({str(why).splitlines()[0]})")
+        self.path = path
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint. Raises BandstreamError where there is none, or a damaged one."""
+    """A checkpoint. Raises Damaged where it is not whole, and BandstreamError where it is not there, or not shown."""
     try:
         with zipfile.ZipFile(path) as file:  # torch does not look at the checksums that it writes
             if (damaged := file.testzip()) is not None:
@@ -133,8 +173,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise BandstreamError(f"{path} is no checkpoint: none that may be called so was saved yet") from None
-    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        raise BandstreamError(f"{path} cannot be read ({str(error).splitlines()[0]})") from None
+    except OSError as error:
+        raise BandstreamError(f"{path} cannot be read ({error.strerror})") from None
+    except (RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, zlib.error) as error:
+        raise Damaged(path, error) from None
     return state
 
 

@@ -95,6 +95,15 @@ def any_rank(flag: bool, place: Place) -> bool:
     return bool(told.item())
 
 
+def same_on_all_ranks(number: int, place: Place) -> bool:
+    """Whether all ranks have the same number: all get the same answer."""
+    if place.world_size == 1:
+        return True
+    ends = torch.tensor([number, -number], device=place.device)
+    dist.all_reduce(ends, op=dist.ReduceOp.MAX)
+    return bool(ends[0] == -ends[1])
+
+
 def mean_over_ranks(values: torch.Tensor, place: Place) -> torch.Tensor:
     """The mean of a tensor over all ranks."""
     if place.world_size > 1:

@@ -112,7 +112,8 @@ class Pretraining(Recipe):
     weights: str = "none"
     """What a new encoder begins with: `none` (random), `imagenet`, or a .safetensors file of the same."""
     init: str | None = None
-    """A run (or folder, or repository) whose encoder is trained on; it brings its architecture, too."""
+    """A run (or folder, or repository) whose encoder is trained on; it brings its architecture: an `encoder` that names
+    another is refused."""
     fallback: Fallback = "none"
     """Where that encoder never saw one of the bands: `none`, an error; `wavelength`, the nearest one's weights; `zero`.
     """

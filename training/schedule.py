@@ -71,8 +71,12 @@ class Best:
         """Whether patience is at its end."""
         return self.patience is not None and math.isfinite(self.value) and step - self.step >= self.patience
 
+    def forget(self, step: int) -> None:
+        """Begin anew at a step: what was the best is no more."""
+        self.value, self.step = -math.inf, step
+
     def state_dict(self) -> dict[str, Any]:
-        return {"value": self.value, "step": self.step}
+        return {"score": self.value, "step": self.step}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.value, self.step = state["value"], state["step"]
+        self.value, self.step = state["score"], state["step"]

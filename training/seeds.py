@@ -20,7 +20,7 @@ def parse_seeds(text: str) -> list[int]:
         seeds = [int(number) for number in text.split(",") if number.strip()]
     except ValueError:
         seeds = [-1]
-    if any(seed < 0 for seed in seeds):
+    if any(not 0 <= seed < 2**63 for seed in seeds):
         raise BandstreamError(f"--seeds {text}: whole numbers with commas between them, such as 0,1,2")
     return seeds
 

@@ -230,7 +230,7 @@ def _points(
                 recipe.check_parts(1)
                 return recipe.resolved()
         except BandstreamError as error:
-            raise BandstreamError(f"{where}: {error}") from None
+            raise type(error)(f"{where}: {error}") from None
         if recipe.task is None:
             raise BandstreamError(
                 f'{where}: nothing says what to learn: add knobs = {{ task = "classify" }} or segment'

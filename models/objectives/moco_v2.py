@@ -67,8 +67,7 @@ class MoCoV2(Objective):
     @classmethod
     def check(cls, knobs: MoCoKnobs, batch_size: int) -> None:
         """Raises WrongUsage where a step's keys do not fit the queue."""
-        keys = batch_size * (GLOBAL if knobs.symmetric else 1)
-        if keys > knobs.queue:
+        if (keys := batch_size * (GLOBAL if knobs.symmetric else 1)) > knobs.queue:
             raise WrongUsage(f"{keys} keys a step do not fit the queue of {knobs.queue}: raise queue")
 
     def forward(self, views: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:

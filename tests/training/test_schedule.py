@@ -53,5 +53,5 @@ def test_the_best_validation_is_remembered_until_patience_ends():
     assert best.step == 30 and not best.over(49) and best.over(50)
     assert not Best(None).over(10**9)
     again = Best(None)
-    again.load_state_dict({"value": 2.0, "step": 5})
+    again.load_state_dict({"score": 2.0, "step": 5})
     assert not again.update(2.0, 6) and again.update(2.1, 7)

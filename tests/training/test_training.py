@@ -106,17 +106,35 @@ def test_the_newest_whole_checkpoint_is_found_and_old_ones_go(tmp_path, capsys):
     state = newest_checkpoint(tmp_path, PLACE)
     assert state["step"] == 30 and state["x"].tolist() == [0, 1, 2] and not capsys.readouterr().err
 
-    newest, before = reversed(checkpoints(folder))
-    newest.write_bytes(newest.read_bytes()[:-200])
-    assert newest_checkpoint(tmp_path, Place(1, 2, PLACE.device))["step"] == 2 and not capsys.readouterr().err
-    assert newest_checkpoint(tmp_path, PLACE)["step"] == 2
-    told = capsys.readouterr().err
-    assert "step-000000030.pt cannot be read" in told and "the one before" in told and told.count("\n") == 1
-    before.write_bytes(b"")
-    with pytest.raises(BandstreamError, match="step-000000002.pt cannot be read.*begin anew"):
-        newest_checkpoint(tmp_path, PLACE)
     with pytest.raises(BandstreamError, match="none that may be called so"):
         load_checkpoint(folder / "best.pt")
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_what_was_named_by_it(tmp_path, capsys):
+    folder = tmp_path / "checkpoints"
+    for step in (1, 2, 30):
+        save_checkpoint(folder, step, {"step": step}, also=("best.pt",) * (step == 30) + ("good.pt",) * (step == 2))
+    newest = checkpoints(folder)[-1]
+    with newest.open("r+b") as file:  # and best.pt with it, a second name of the same file
+        file.truncate(200)
+    assert newest_checkpoint(tmp_path, PLACE)["step"] == 2
+    told = capsys.readouterr().err
+    assert "step-000000030.pt cannot be read" in told and "going on from step 2" in told and told.count("\n") == 1
+    assert {path.name for path in folder.iterdir()} == {"step-000000002.pt", "step-000000030.damaged", "good.pt"}
+    assert newest_checkpoint(tmp_path, PLACE)["step"] == 2 and not capsys.readouterr().err
+    save_checkpoint(folder, 3, {"step": 3}, keep=1)
+    assert [path.name for path in checkpoints(folder)] == ["step-000000003.pt"]
+    checkpoints(folder)[0].write_bytes(b"")
+    with pytest.raises(BandstreamError, match="step-000000003.pt cannot be read.*begin anew"):
+        newest_checkpoint(tmp_path, PLACE)
+
+
+def test_what_is_not_shown_is_not_damaged(tmp_path):
+    path = save_checkpoint(tmp_path / "checkpoints", 1, {"step": 1})
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(BandstreamError, match="Is a directory"):
+        newest_checkpoint(tmp_path, PLACE)
 
 
 def test_a_named_checkpoint_outlives_the_newest(tmp_path):
