@@ -56,7 +56,8 @@ class Checkpoints:
             part.load_state_dict(saved[name])
         set_rng_state(saved["rng"], self.place)
         step, best = saved["step"], saved["best"]["step"]
-        if 0 < best != step and not (self.folder / BEST).exists():  # it was damaged
+        gone = any_rank(not (self.folder / BEST).exists(), self.place)  # where it was damaged
+        if gone and 0 < best != step:
             self.parts["best"].forget(step)
         if self.place.is_main:
             # it may have been killed before it named them
@@ -160,7 +161,7 @@ class Damaged(BandstreamError):
     """A checkpoint that is not whole."""
 
     def __init__(self, path: Path, why: Exception) -> None:
-        super().__init__(f"{path} cannot be read ({str(why).splitlines()[0]})")
+        super().__init__(f"{path} cannot be read ({(str(why).splitlines() or [type(why).__name__])[0]})")
         self.path = path
 
 
