@@ -73,6 +73,11 @@ def test_the_same_record_is_the_same_and_more_memory_is_no_failure(tmp_path):
     assert set(verdicts(result.output).values()) == {"the same, within the spread"}
 
 
+def test_a_bench_may_tell_of_itself_in_other_words(tmp_path):
+    old = record(RATES) | {"what": "samples a second"}
+    assert compared(tmp_path, old, old | {"what": "samples a second, a sample being all its views"}).exit_code == 0
+
+
 def test_a_change_below_two_per_cent_is_none(tmp_path):
     steady = {"bandstream, two views": [700.0, 701.0, 700.5]}
     less = {"bandstream, two views": [690.0, 691.0, 690.5]}
