@@ -241,6 +241,16 @@ def test_what_a_killed_process_left_half_written_goes(shards, tmp_path):
     assert not left.exists() and written.exists(), "but not what may be written now"
 
 
+def test_a_run_of_another_version_is_not_gone_on_with(shards, undisturbed, moving, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(undisturbed, out)
+    newest = checkpoints(out / "checkpoints")[-1]
+    torch.save(torch.load(newest, weights_only=True) | {"format": 1}, newest)
+    options = ["--epochs", "4", "--checkpoint-steps", "2", "--recipe", str(moving), "--resume"]
+    with pytest.raises(BandstreamError, match="begun by another version"):
+        main(command(shards, out, *options)[2:], standalone_mode=False)
+
+
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(shards, undisturbed, moving, tmp_path, capsys):
     out = tmp_path / "run"
     shutil.copytree(undisturbed, out)

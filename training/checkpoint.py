@@ -22,6 +22,8 @@ BEST, GOOD = "best.pt", "good.pt"
 """Second names (hard links) of checkpoints: that of the best validation; the newest that nothing is said against."""
 FREE = ("log_steps", "checkpoint_steps", "keep", "on_nan")
 """Knobs that do not bear on the weights: a run may be resumed with others."""
+FORMAT = 2
+"""Of what a run's checkpoint holds; with each change of it, runs that were begun before cannot go on."""
 STALE_S = 3600
 """Age from which a temporary file is that of a process which was killed, not of one that writes."""
 _NAME = re.compile(r"step-(\d{9})\.pt")
@@ -45,12 +47,14 @@ class Checkpoints:
         if self.place.is_main:
             state = {name: part.state_dict() for name, part in self.parts.items()}
             adaptation = self.parts["model"].encoder.adaptation
-            state |= {"step": step, "recipe": dict(self.recipe), "rng": random}
+            state |= {"format": FORMAT, "step": step, "recipe": dict(self.recipe), "rng": random}
             state["adaptation"] = adaptation.model_dump() if adaptation else None
             save_checkpoint(self.folder, step, state, self.recipe["keep"], (BEST,) * best + (GOOD,) * good)
 
     def resume(self, saved: dict[str, Any]) -> int:
-        """Put every part where a checkpoint has it; its step. Raises BandstreamError if the recipe was another."""
+        """Put every part where a checkpoint has it; its step. Raises BandstreamError if recipe or format was another."""
+        if saved.get("format") != FORMAT:
+            raise BandstreamError(f"{self.out} was begun by another version: finish it with that one, or begin anew")
         check_recipe(saved["recipe"], self.recipe, self.out)
         for name, part in self.parts.items():
             part.load_state_dict(saved[name])
