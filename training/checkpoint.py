@@ -52,7 +52,7 @@ class Checkpoints:
             save_checkpoint(self.folder, step, state, self.recipe["keep"], (BEST,) * best + (GOOD,) * good)
 
     def resume(self, saved: dict[str, Any]) -> int:
-        """Put every part where a checkpoint has it; its step. Raises BandstreamError if recipe or format was another."""
+        """Put every part where a checkpoint has it; its step. Raises BandstreamError where recipe or format differ."""
         if saved.get("format") != FORMAT:
             raise BandstreamError(f"{self.out} was begun by another version: finish it with that one, or begin anew")
         check_recipe(saved["recipe"], self.recipe, self.out)
