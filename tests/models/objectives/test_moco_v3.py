@@ -8,6 +8,7 @@ import torch
 
 from models.encoder import build_encoder
 from models.objectives import build_objective
+from models.stem import Adaptation
 from tests.models.objectives.tiny import compare, cosine, randoms, tiny
 
 
@@ -67,3 +68,11 @@ def test_the_patch_projection_of_a_vit_stays_random(frozen):
             assert torch.equal(value, before[name]) is frozen, name
     assert not torch.equal(encoder.net.blocks[0].attn.qkv.weight, before["blocks.0.attn.qkv.weight"])
     assert not any(parameter.requires_grad for parameter in objective.key_encoder.parameters())
+
+
+def test_a_patch_projection_that_was_fitted_from_other_bands_is_trained():
+    """A band that the encoder never saw begins at zero, where it would stay."""
+    encoder = build_encoder("test_vit", 3, 32)
+    encoder.adaptation = Adaptation(trained=["B04"], sources={"B04": ["B04"], "B03": [], "B02": []}, scale=1.0)
+    objective = build_objective("moco-v3", encoder, {"projection_hidden": 16, "prediction_hidden": 16})
+    assert all(parameter.requires_grad for parameter in objective.encoder.net.patch_embed.parameters())
